@@ -1,0 +1,58 @@
+# Everything runs from a virtual environment of the checkout's own; each step repeats only when its input changed.
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+STAMPS := $(VENV)/.stamps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test unit lint format clean
+
+help:
+	@echo "make demo   start the server, call it with a real SIP phone, leave what it heard in demo.wav"
+	@echo "make test   lint, types, layers, unit tests, interop tests with SIPp, baresip and pjsua2"
+	@echo "make serve  run the server (configuration: CONFIG=path, default configs/chatterline.toml)"
+	@echo "make unit   the fast tests only;  make lint   static checks only;  make format   apply the formatter"
+
+$(PY):
+	@scripts/debian-packages python3-venv -- $(PYTHON) -c "import ensurepip, venv"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	@mkdir -p $(STAMPS)
+
+$(STAMPS)/base: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/phone: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[phone]"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@scripts/debian-packages sip-tester baresip-core -- sh -c "command -v sipp && command -v baresip"
+	@mkdir -p $(STAMPS) && touch $@
+
+demo: $(STAMPS)/phone
+	$(PY) scripts/demo.py demo.wav
+
+serve: $(STAMPS)/base
+	$(VENV)/bin/chatterline serve --config $(or $(CONFIG),configs/chatterline.toml)
+
+lint: $(STAMPS)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(STAMPS)/test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+unit: $(STAMPS)/test
+	$(VENV)/bin/pytest -q --ignore tests/interop
+
+test: lint
+	$(VENV)/bin/pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo.wav

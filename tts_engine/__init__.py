@@ -1,0 +1,1 @@
+"""Speech engines: text in, PCM out. Knows nothing of calls."""
