@@ -1,0 +1,134 @@
+"""Dialogs: RFC 3261 section 12. State only; messages are made from it and checked against it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from sipmessage import URI, Address, Request
+
+from .errors import Fault
+from .message import BRANCH_COOKIE, IncomingRequest, SocketAddress, VerbatimURI, with_tag
+
+DialogId = tuple[str, str, str]
+"Call-ID, local tag, remote tag."
+
+DEFAULT_PORT = 5060
+
+
+def new_tag() -> str:
+    """Section 19.3 asks for 32 bits of randomness; this has 64."""
+    return secrets.token_hex(8)
+
+
+def new_branch() -> str:
+    return BRANCH_COOKIE + secrets.token_hex(10)
+
+
+@dataclass(slots=True)
+class Dialog:
+    """A dialog as the side that answered sees it."""
+
+    call_id: str
+    local_tag: str
+    remote_tag: str
+    local_address: str
+    "The To of the INVITE with our tag, verbatim: our From."
+    remote_address: str
+    "The From of the INVITE, verbatim: our To."
+    remote_target: str
+    "The URI of the peer's latest Contact, verbatim (section 12.2.2: a re-INVITE may move it)."
+    route_set: list[str] = field(default_factory=list)
+    remote_cseq: int = 0
+    local_cseq: int = 0
+
+    @classmethod
+    def from_invite(cls, invite: IncomingRequest, local_tag: str) -> Dialog:
+        """Section 12.1.1. Raises ValueError if the INVITE's Contact or Record-Route cannot be used."""
+        return cls(
+            call_id=invite.call_id,
+            local_tag=local_tag,
+            remote_tag=invite.from_tag,
+            local_address=with_tag(invite.message.headers["To"], local_tag),
+            remote_address=invite.message.headers["From"],
+            remote_target=contact_uri(invite),
+            route_set=_route_set(invite),
+            remote_cseq=invite.cseq,
+        )
+
+    @property
+    def id(self) -> DialogId:
+        return self.call_id, self.local_tag, self.remote_tag
+
+    def check(self, request: IncomingRequest) -> Fault | None:
+        """Section 12.2.2: requests are numbered upwards. An ACK has its INVITE's number and is not checked."""
+        if request.cseq <= self.remote_cseq:
+            return Fault(500, "CSeq Is Out Of Order")
+        self.remote_cseq = request.cseq
+        return None
+
+    def next_hop(self) -> SocketAddress:
+        """The host and port that a request of ours goes to (section 12.2.1.1); the host may be a name."""
+        uri = _uri(self.route_set[0]) if self.route_set else VerbatimURI.of(self.remote_target)
+        return uri.host.strip("[]"), uri.port or DEFAULT_PORT
+
+    def create_request(self, method: str, sent_by: str, headers: tuple[tuple[str, str], ...] = ()) -> Request:
+        """Make the next request of ours in this dialog (section 12.2.1.1).
+
+        sent_by: host and port that the response is to come to, for the Via.
+        """
+        self.local_cseq += 1
+        target, routes = self._target_and_routes()
+        request = Request(method, VerbatimURI.of(target))
+        request.headers.set("Via", f"SIP/2.0/UDP {sent_by};branch={new_branch()};rport")
+        request.headers.set("Max-Forwards", "70")
+        for route in routes:
+            request.headers.add("Route", route)
+        request.headers.set("From", self.local_address)
+        request.headers.set("To", self.remote_address)
+        request.headers.set("Call-ID", self.call_id)
+        request.headers.set("CSeq", f"{self.local_cseq} {method}")
+        for name, value in headers:
+            request.headers.add(name, value)
+        request.headers.set("Content-Length", "0")
+        return request
+
+    def _target_and_routes(self) -> tuple[str, list[str]]:
+        if not self.route_set:
+            return self.remote_target, []
+        first = _uri(self.route_set[0])
+        if "lr" in first.parameters:
+            return self.remote_target, self.route_set
+        # A strict router (RFC 2543) wants itself in the Request-URI and the target at the end of the route.
+        return str(first), [*self.route_set[1:], f"<{self.remote_target}>"]
+
+
+def _uri(address: str) -> URI:
+    return Address.parse(address).uri
+
+
+def contact_uri(request: IncomingRequest) -> str:
+    """The URI of a request's Contact, verbatim. Raises ValueError that says what is wrong with it."""
+    contacts = request.values("Contact")
+    if len(contacts) != 1:
+        raise ValueError("Missing Contact" if not contacts else "More Than One Contact")
+    try:
+        Address.parse(contacts[0])
+        start, bracket, rest = contacts[0].rpartition("<")
+        text = rest.partition(">")[0] if bracket else contacts[0].partition(";")[0].strip()
+        if VerbatimURI.of(text).scheme not in ("sip", "sips"):
+            raise ValueError(start)
+    except (ValueError, TypeError):
+        raise ValueError("Contact Is Not Valid") from None
+    return text
+
+
+def _route_set(request: IncomingRequest) -> list[str]:
+    routes = request.values("Record-Route")
+    try:
+        for route in routes:
+            if not _uri(route).host:
+                raise ValueError(route)
+    except (ValueError, TypeError):
+        raise ValueError("Record-Route Is Not Valid") from None
+    return routes

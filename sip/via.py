@@ -1,0 +1,47 @@
+"""Where a response goes, and what the server notes in the Via on receipt (RFC 3261 section 18.2, RFC 3581)."""
+
+from __future__ import annotations
+
+import re
+
+from sipmessage import Request, Via
+
+from .message import SocketAddress, split_values
+
+DEFAULT_PORT = 5060
+_RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*(?:;|$))", re.IGNORECASE)
+_RECEIVED = re.compile(r";\s*received\s*=\s*[^;\s]*", re.IGNORECASE)
+
+
+def stamp_via(request: Request, source: SocketAddress) -> None:
+    """Note in the topmost Via whence the request really came; a claim already there is replaced.
+
+    `rport` is filled in where the client asked for it, and then `received` is always given (RFC 3581 section 4).
+    """
+    lines = request.headers.getlist("Via")
+    if not lines:
+        return
+    top, *rest = split_values(lines[0]) or [lines[0]]
+    try:
+        via = Via.parse(top)
+    except (ValueError, TypeError):
+        return
+    host, port = source
+    stamped = _RECEIVED.sub("", top)
+    asked_rport = "rport" in via.parameters
+    if asked_rport:
+        stamped = _RPORT.sub(f";rport={port}", stamped, count=1)
+    if asked_rport or via.host.strip("[]") != host:
+        stamped += f";received={host}"
+    request.headers.setlist("Via", [", ".join([stamped, *rest]), *lines[1:]])
+
+
+def response_address(via: Via | None, source: SocketAddress) -> SocketAddress:
+    """RFC 3581 section 4 with rport, else RFC 3261 section 18.2.2.
+
+    The address is always the packet's own source, never what the Via claims (nor its maddr): a forged Via must not
+    aim our responses at a third party.
+    """
+    if via is None or "rport" in via.parameters:
+        return source
+    return source[0], via.port or DEFAULT_PORT
