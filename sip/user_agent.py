@@ -26,7 +26,7 @@ from .message import (
 from .timers import TimerValues
 from .transaction_layer import ServedRequest, TransactionLayer
 from .transport import Transport, host_port, resolve
-from .via import response_address, stamp_via
+from .via import response_address, stamp_via, top_via
 
 _log = structlog.get_logger("sip.user_agent")
 
@@ -127,22 +127,21 @@ class UserAgent:
     def _receive_request(self, message: Request, source: SocketAddress, fault: Fault | None) -> None:
         method = message.method if message.method in ALLOWED_METHODS + OTHER_METHODS else "OTHER"
         self.stats.requests_received[method] += 1
-        stamp_via(message, source)
         checked = fault or check_request(message, source)
+        via = top_via(message)
+        stamp_via(message, source)  # after parsing: sipmessage cannot read an IPv6 address in `received`
         if isinstance(checked, IncomingRequest):
             if not self._layer.receive_request(checked):
                 self._begin(checked)
         elif message.method != "ACK":
-            self._refuse_statelessly(message, source, checked)
+            self._refuse_statelessly(message, response_address(via, source), checked)
 
-    def _refuse_statelessly(self, message: Request, source: SocketAddress, fault: Fault) -> None:
+    def _refuse_statelessly(self, message: Request, destination: SocketAddress, fault: Fault) -> None:
         """Section 8.2.7: without the headers that identify it, a request cannot have a transaction."""
-        _log.info("request_refused", source=source[0], method=message.method, code=fault.code, reason=fault.reason)
+        _log.info("request_refused", source=destination[0], method=message.method, code=fault.code, reason=fault.reason)
         self.stats.responses_sent[fault.code] += 1
         response = self._build(message, Reply(fault.code, fault.reason, fault.headers), new_tag())
-        checked = check_request(message, source)
-        via = checked.via if isinstance(checked, IncomingRequest) else None
-        self.transport.send(bytes(response), response_address(via, source))
+        self.transport.send(bytes(response), destination)
 
     def _begin(self, request: IncomingRequest) -> None:
         """A request that matches no transaction."""
@@ -150,7 +149,7 @@ class UserAgent:
             self._receive_ack(request)
         elif len(self._layer.servers) >= self._config.max_transactions:
             overload = Fault(503, "Too Many Transactions", (("Retry-After", OVERLOAD_RETRY_S),))
-            self._refuse_statelessly(request.message, request.source, overload)
+            self._refuse_statelessly(request.message, response_address(request.via, request.source), overload)
         else:
             session = self._session_of(request)
             fault = self._check(request, session)  # before it is itself among the transactions

@@ -13,19 +13,26 @@ _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*(?:;|$))", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received\s*=\s*[^;\s]*", re.IGNORECASE)
 
 
+def top_via(request: Request) -> Via | None:
+    """The topmost Via; None if there is none that can be read."""
+    lines = request.headers.getlist("Via")
+    values = split_values(lines[0]) if lines else []
+    try:
+        return Via.parse(values[0]) if values else None
+    except (ValueError, TypeError):
+        return None
+
+
 def stamp_via(request: Request, source: SocketAddress) -> None:
     """Note in the topmost Via whence the request really came; a claim already there is replaced.
 
     `rport` is filled in where the client asked for it, and then `received` is always given (RFC 3581 section 4).
     """
+    via = top_via(request)
+    if via is None:
+        return
     lines = request.headers.getlist("Via")
-    if not lines:
-        return
-    top, *rest = split_values(lines[0]) or [lines[0]]
-    try:
-        via = Via.parse(top)
-    except (ValueError, TypeError):
-        return
+    top, *rest = split_values(lines[0])
     host, port = source
     stamped = _RECEIVED.sub("", top)
     asked_rport = "rport" in via.parameters
