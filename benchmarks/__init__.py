@@ -1,0 +1,1 @@
+"""Benchmarks: each a command, their results kept in results/."""

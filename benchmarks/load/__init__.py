@@ -1,0 +1,1 @@
+"""The call load generator and what reads its records."""

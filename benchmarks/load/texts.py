@@ -1,0 +1,85 @@
+"""What the calls say: varied sentences with names, numbers and times, the same for the same seed."""
+
+from __future__ import annotations
+
+import random
+
+NAMES = [
+    "Maria",
+    "Peter",
+    "Aisha",
+    "Jonas",
+    "Priya",
+    "Hannah",
+    "Carlos",
+    "Mei",
+    "Oliver",
+    "Fatima",
+    "Samuel",
+    "Ingrid",
+    "Tomas",
+    "Leila",
+    "Victor",
+    "Nora",
+]
+PLACES = [
+    "the clinic",
+    "the bank",
+    "the workshop",
+    "the front desk",
+    "the travel office",
+    "the school",
+    "the library",
+]
+DAYS = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+]
+SENTENCES = (
+    "Hello {name}, this is {place} calling.",
+    "Your appointment is on {day} at {hour}:{minute:02d}.",
+    "Please have invoice {number} at hand when you arrive.",
+    "The amount due is {amount} dollars and {cents} cents.",
+    "{name} from {place} will meet you at gate {gate}.",
+    "Your parcel, number {number}, left the depot on {day}.",
+    "If {day} does not suit you, call us before {hour} o'clock.",
+    "We have {gate} free places left for the course with {name}.",
+    "The confirmation code is {number}, and it is valid until {day}.",
+    "Thank you for waiting, {name}; it will not take more than {gate} minutes.",
+    "The doctor has asked that you drink {gate} glasses of water on {day}.",
+    "Our records show {amount} points on your card, {name}.",
+)
+
+
+def speech(rng: random.Random, characters: int) -> str:
+    """Whole sentences, together at least `characters` long, in one line of ASCII."""
+    sentences: list[str] = []
+    length = 0
+    while length < characters:
+        sentence = rng.choice(SENTENCES).format(
+            name=rng.choice(NAMES),
+            place=rng.choice(PLACES),
+            day=rng.choice(DAYS),
+            hour=rng.randint(1, 12),
+            minute=rng.choice((0, 5, 15, 30, 45)),
+            number=rng.randint(1000, 99999),
+            amount=rng.randint(10, 990),
+            cents=rng.randint(1, 99),
+            gate=rng.randint(2, 30),
+        )
+        sentences.append(sentence)
+        length += len(sentence) + 1
+    return " ".join(sentences)
+
+
+def speeches(calls: int, characters: int, seed: int) -> list[str]:
+    """One text a call, all different."""
+    rng = random.Random(seed)
+    texts: dict[str, None] = {}
+    while len(texts) < calls:
+        texts[speech(rng, characters)] = None
+    return list(texts)
