@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hibari import Hibari
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sentences import TELEPHONE_SENTENCES
+from tts_engine.embedded.model import MODEL_RATE, EmbeddedVoice, VoiceModel, load_models, speak
+from tts_engine.embedded.silence import trim_start
+from tts_engine.embedded.text import MAX_PIECE_PHONEMES
+from tts_engine.errors import EngineError
+from tts_engine.resample import to_pcm16
+
+
+def spoken(model: VoiceModel, text: str, rate: int = 8000, seed: int = 0, speed: float = 1.0) -> bytes:
+    return b"".join(piece.pcm for piece in speak(model, text, speed, rate, seed))
+
+
+class CountingModel(VoiceModel):
+    """Counts how much work was asked for."""
+
+    def __init__(self, model: VoiceModel) -> None:
+        super().__init__(model._session, model._g2p, model._vocabulary)
+        self.inferences = 0
+        self.sentences: list[str] = []
+
+    def phonemize(self, sentence: str) -> list[str]:
+        self.sentences.append(sentence)
+        return super().phonemize(sentence)
+
+    def infer(self, phonemes: str, speed: float, rng: np.random.Generator) -> np.ndarray:
+        self.inferences += 1
+        return super().infer(phonemes, speed, rng)
+
+
+def test_speaks_what_hibari_speaks(heart: VoiceModel) -> None:
+    # Two sentences, none long enough to be cut: then the pieces, the noise and the samples are hibari's own,
+    # but for the silence at the start of each.
+    text = f"{TELEPHONE_SENTENCES[0]} {TELEPHONE_SENTENCES[1]}"
+    expected = b"".join(to_pcm16(trim_start(sentence, MODEL_RATE)) for sentence in Hibari().stream(text, seed=3))
+    assert spoken(heart, text, MODEL_RATE, seed=3) == expected
+
+
+def test_the_same_request_gives_the_same_samples(heart: VoiceModel) -> None:
+    text = " ".join(TELEPHONE_SENTENCES[:3])
+    assert spoken(heart, text) == spoken(heart, text)
+    assert spoken(heart, text) != spoken(heart, text, seed=1)
+
+
+def test_pieces_come_one_by_one_with_no_work_ahead(heart: VoiceModel) -> None:
+    model = CountingModel(heart)
+    pieces = speak(model, "One. Two. Three.", 1.0, 8000, 0)
+    assert model.sentences == []
+    finals = []
+    for number, piece in enumerate(pieces, 1):
+        assert (model.inferences, len(model.sentences)) == (number, number)
+        finals.append(piece.final)
+    assert finals == [False, False, True]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+def test_length_is_that_of_the_sentences(heart: VoiceModel, rate: int) -> None:
+    text = " ".join(TELEPHONE_SENTENCES[:2])
+    at_model_rate = len(spoken(heart, text, MODEL_RATE)) / 2
+    assert abs(len(spoken(heart, text, rate)) / 2 - at_model_rate * rate / MODEL_RATE) <= 1
+
+
+def test_unspeakable_end_still_gets_the_resamplers_tail(heart: VoiceModel) -> None:
+    assert spoken(heart, "Hello there. ...") == spoken(heart, "Hello there.")
+    pieces = list(speak(heart, "Hello there. ...", 1.0, 8000, 0))
+    assert [piece.final for piece in pieces] == [False, True]
+
+
+def test_speed(heart: VoiceModel) -> None:
+    slow, normal, fast = (len(spoken(heart, TELEPHONE_SENTENCES[0], speed=speed)) for speed in (0.8, 1.0, 1.5))
+    assert slow > normal > fast
+    assert fast == pytest.approx(normal / 1.5, rel=0.15)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\n", "...", "?!", "🙂🙃", "\x00\x07\x1b", "—", "()", "“”"])
+def test_nothing_speakable_gives_no_pieces(heart: VoiceModel, text: str) -> None:
+    assert list(speak(heart, text, 1.0, 8000, 0)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lone \ud800 surrogate \udfff",
+        "control \x00\x01\x7f\x85 characters\u200b\u202e",
+        "x" * 2000,
+        "Donaudampfschifffahrtsgesellschaft" * 10,
+        "Привет, как дела? 你好世界。 مرحبا",
+        "[word](/wˈɜɹd/) and [other](/\x00🙂garbage☃/) and [x](/[/) [y](//) [z](",
+        "[[[[((((" * 100,
+        "1" * 30 + " 3.14.15 $5.999 -12:99",
+        "e\u0301" * 300,
+        ")" * 2000 + "a",
+    ],
+)
+def test_odd_text_is_survived(heart: VoiceModel, text: str) -> None:
+    pcm = spoken(heart, text)
+    assert len(pcm) % 2 == 0
+
+
+def test_2000_characters_without_punctuation_come_in_bounded_pieces(heart: VoiceModel) -> None:
+    text = ("and then we spoke of many things which people say " * 50)[:2000]
+    pieces = list(speak(heart, text, 1.0, 8000, 0))
+    seconds = [len(piece.pcm) / 16000 for piece in pieces]
+    assert max(seconds) < 15
+    assert min(seconds) > 3  # no lone word at the end of a cut
+    assert sum(seconds) > 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=200))
+def test_phonemes_of_any_text_are_what_the_model_knows(heart: VoiceModel, text: str) -> None:
+    try:
+        pieces = heart.phonemize(text)
+    except Exception:  # noqa: BLE001 - what hibari raises on garbage is the stream's to report
+        return
+    for piece in pieces:
+        assert 0 < len(piece) <= MAX_PIECE_PHONEMES
+        assert set(piece) <= set(heart._vocabulary)
+
+
+def test_threads_may_share_a_model(heart: VoiceModel) -> None:
+    alone = [spoken(heart, sentence) for sentence in TELEPHONE_SENTENCES[:4]]
+    together: dict[int, bytes] = {}
+
+    def work(number: int) -> None:
+        together[number] = spoken(heart, TELEPHONE_SENTENCES[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[number] for number in range(4)] == alone
+
+
+class TestLoading:
+    def test_unknown_model(self) -> None:
+        with pytest.raises(EngineError, match="no voice model 'nobody'; hibari has heart"):
+            load_models({"nobody"})
+
+    def test_absent_model_is_not_fetched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HIBARI_HOME", str(tmp_path / "models"))
+        with pytest.raises(EngineError) as raised:
+            load_models({"heart", "emma"})
+        message = str(raised.value)
+        assert "fetch https://" in message
+        assert str(tmp_path / "models" / "bf_emma.int8.onnx") in message
+        assert not (tmp_path / "models").exists()
+
+    def test_broken_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HIBARI_HOME", str(tmp_path))
+        (tmp_path / "bf_emma.int8.onnx").write_bytes(b"not a model")
+        with pytest.raises(EngineError, match=r"'emma' at .* cannot be loaded"):
+            load_models({"emma"})
+
+    def test_a_model_in_the_cache_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hibari.voices import voice_path
+
+        monkeypatch.setenv("HIBARI_HOME", str(tmp_path))
+        (tmp_path / "af_kore.int8.onnx").symlink_to(voice_path("heart"))
+        models = load_models({"heart", "kore"})
+        assert models["kore"]._g2p is models["heart"]._g2p
+        assert spoken(models["kore"], "Yes.") == spoken(models["heart"], "Yes.")
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.49, 2.01, float("nan")])
+def test_voice_refuses_a_speed(speed: float) -> None:
+    with pytest.raises(ValueError, match="speed"):
+        EmbeddedVoice("heart", speed)

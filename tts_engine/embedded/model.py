@@ -1,0 +1,129 @@
+"""A voice's model: text in, samples out; synchronous, and safe to use from several threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hibari import SAMPLE_RATE as MODEL_RATE
+from hibari import dsp
+from hibari.g2p import ASSETS
+from hibari.voices import BASE_URL, VOICES, voice_path
+
+from tts_engine.embedded.g2p import load_g2p
+from tts_engine.embedded.onnx import open_session
+from tts_engine.embedded.silence import trim_start
+from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
+from tts_engine.errors import EngineError
+from tts_engine.resample import Resampler, Samples, to_pcm16
+
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
+
+_PAUSE = " .,;:!?…—\"“”()'ˈˌ"  # phoneme symbols without a sound of their own
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedVoice:
+    """A voice that callers can ask for: a model and how it speaks."""
+
+    model: str
+    'A name from hibari.voices.VOICES; "heart" comes with the package.'
+    speed: float = 1.0
+    "1.0 is the pace that the model learnt; 2.0 is twice as fast."
+
+    def __post_init__(self) -> None:
+        if not MIN_SPEED <= self.speed <= MAX_SPEED:
+            raise ValueError(f"speed {self.speed} is outside {MIN_SPEED} to {MAX_SPEED}")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The speech that one inference gave."""
+
+    pcm: bytes
+    "Signed 16-bit little-endian mono PCM at the rate asked for."
+    final: bool
+    "Nothing follows."
+
+
+class VoiceModel:
+    """The network of one voice, with the phoneme alphabet and the G2P of its accent."""
+
+    def __init__(self, session: Any, g2p: Any, vocabulary: Mapping[str, int]) -> None:
+        self._session = session
+        self._g2p = g2p
+        self._vocabulary = vocabulary
+
+    def phonemize(self, sentence: str) -> list[str]:
+        """Phonemes of a sentence, cut into pieces the model takes; none if there is nothing to speak."""
+        phonemes: str = self._g2p(sentence)
+        known = "".join(symbol for symbol in phonemes if symbol in self._vocabulary)
+        pieces = cut(known, MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
+        return [piece for piece in pieces if piece.strip(_PAUSE)]
+
+    def infer(self, phonemes: str, speed: float, rng: np.random.Generator) -> Samples:
+        """Float samples at MODEL_RATE. `rng` gives the noise of breath and fricatives."""
+        ids = [0, *(self._vocabulary[symbol] for symbol in phonemes), 0]
+        outputs = self._session.run(
+            None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
+        )
+        samples: Samples = dsp.synth(*(output[0] for output in outputs), rng)
+        return samples
+
+
+def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int) -> Iterator[Piece]:
+    """Speak a text piece by piece; each step does no more than its piece needs.
+
+    One generator seeded with `seed` gives the noise for all pieces in order: the same text, voice and rate give
+    the same samples. What hibari raises comes through.
+    """
+    rng = np.random.default_rng(seed)
+    resampler = Resampler(MODEL_RATE, sample_rate)
+    remaining = sentences(text)
+    spoken = False
+    while remaining:
+        pieces = model.phonemize(remaining.pop(0))
+        while pieces:
+            samples = trim_start(model.infer(pieces.pop(0), speed, rng), MODEL_RATE)
+            final = not pieces and not remaining
+            spoken = True
+            yield Piece(to_pcm16(resampler.process(samples, final=final)), final)
+            if final:
+                return
+    if spoken:
+        yield Piece(to_pcm16(resampler.flush()), final=True)
+
+
+def load_models(names: set[str]) -> dict[str, VoiceModel]:
+    """Load models by name; those of one accent share its G2P. Raises EngineError if one cannot be had."""
+    paths = {name: _model_path(name) for name in sorted(names)}
+    vocabulary = json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
+    accents = {bool(VOICES[name]["british"]) for name in names}
+    g2p = {british: load_g2p(british) for british in accents}
+    return {
+        name: VoiceModel(_open(name, path), g2p[bool(VOICES[name]["british"])], vocabulary)
+        for name, path in paths.items()
+    }
+
+
+def _model_path(name: str) -> str:
+    try:
+        path: str = voice_path(name, download_missing=False)
+    except ValueError:
+        raise EngineError(f"there is no voice model {name!r}; hibari has {', '.join(VOICES)}") from None
+    except FileNotFoundError as error:
+        url = BASE_URL + VOICES[name]["file"]
+        raise EngineError(f"the model of voice {name!r} is not here: fetch {url} and put it at {error}") from None
+    return path
+
+
+def _open(name: str, path: str) -> Any:
+    try:
+        return open_session(path)
+    # ONNX Runtime's exceptions share no base but Exception.
+    except Exception as error:
+        raise EngineError(f"the model of voice {name!r} at {path} cannot be loaded: {error}") from error

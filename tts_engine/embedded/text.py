@@ -1,0 +1,66 @@
+"""Cuts a text into the pieces that are synthesised one by one."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hibari import Hibari
+
+MAX_PIECE_CHARS = 400
+"""Longest text given to G2P at once. It runs under the interpreter lock, some steps quadratic in the length:
+this bounds for how long it can keep other threads from it."""
+
+MAX_CLAUSES_PHONEMES = 100
+"""A sentence with more is cut after one of its clauses. Memory of an inference and time to its first sample grow
+with its length, 4 MB and 10 ms for each second of speech (about 16 phonemes)."""
+
+MAX_PIECE_PHONEMES = 160
+"A clause with more is cut between words, at the cost of its intonation."
+
+_CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of the text, those over MAX_PIECE_CHARS cut further."""
+    return [
+        piece for sentence in Hibari.split_sentences(text) for piece in cut(sentence, MAX_PIECE_CHARS, MAX_PIECE_CHARS)
+    ]
+
+
+def cut(text: str, limit: int, clause_limit: int) -> list[str]:
+    """Cut text of more than `limit` characters after clauses, as few times as the limit asks for: intonation
+    starts anew with each piece. Clauses may have up to `clause_limit`, or are cut between words; words of over a
+    quarter of that are cut anywhere.
+    """
+    if len(text) <= limit:
+        return [text]
+    parts = [part for clause in _CLAUSE_END.split(text) for part in _cut_clause(clause, clause_limit)]
+    return _pack(parts, limit)
+
+
+def _cut_clause(clause: str, limit: int) -> list[str]:
+    """Pieces of about equal length: a last piece of one word would sound like a sentence of its own."""
+    if len(clause) <= limit:
+        return [clause]
+    longest = max(limit // 4, 1)  # a word may reach this far into the share of the next piece
+    words = [word[at : at + longest] for word in clause.split() for at in range(0, len(word), longest)]
+    total = sum(len(word) + 1 for word in words)
+    count = math.ceil(total / (limit - longest))
+    pieces: list[list[str]] = [[] for _ in range(count)]
+    position = 0
+    for word in words:
+        pieces[position * count // total].append(word)
+        position += len(word) + 1
+    return [" ".join(piece) for piece in pieces if piece]
+
+
+def _pack(parts: list[str], limit: int) -> list[str]:
+    """Join neighbours, a space between, as long as the limit holds."""
+    packed: list[str] = []
+    for part in parts:
+        if packed and len(packed[-1]) + 1 + len(part) <= limit:
+            packed[-1] += " " + part
+        else:
+            packed.append(part)
+    return packed
