@@ -1,0 +1,91 @@
+"""The thread that runs the pacer: it sleeps to each absolute deadline and wakes for nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from mediaserver.rtp.pacer import PacedLeg, Pacer, PacerMetrics
+
+_log = logging.getLogger(__name__)
+
+_NICE = -10
+"Asked for, not needed: it takes CAP_SYS_NICE."
+
+
+class PacerThread:
+    """Paces legs from a thread of its own. add and remove are for any other thread.
+
+    The wait is a lock acquired with a timeout: as exact as clock_nanosleep (both end some 0.1 ms after the
+    deadline on an idle machine), and a new leg can cut it short.
+    """
+
+    def __init__(self, on_failure: Callable[[PacedLeg, Exception], None] | None = None) -> None:
+        """on_failure is called by the pacer's thread, with a leg that was taken off because sending raised."""
+        self._on_failure = on_failure
+        self._pacer = Pacer(time.monotonic())
+        self._awaken = threading.Lock()  # released to end the wait; held otherwise
+        self._awaken.acquire()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="rtp-pacer", daemon=True)
+
+    @property
+    def metrics(self) -> PacerMetrics:
+        return self._pacer.metrics
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def __len__(self) -> int:
+        return len(self._pacer)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; after the return nothing is sent. Legs still there stay unsent. Idempotent."""
+        self._stopping = True
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def add(self, leg: PacedLeg) -> None:
+        """Begin to pace a leg: see Pacer.add."""
+        self._pacer.add(leg, time.monotonic())
+        self._wake()
+
+    def remove(self, leg: PacedLeg) -> bool:
+        """End to pace a leg: see Pacer.remove. Only after this may the leg's socket be closed."""
+        return self._pacer.remove(leg)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # released already: a wake-up is under way
+            self._awaken.release()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        advance, clock, awaken = self._pacer.advance, time.monotonic, self._awaken
+        while not self._stopping:
+            deadline, failed = advance(clock())
+            for leg, error in failed:
+                self._report(leg, error)
+            if deadline is None:
+                awaken.acquire()
+            elif (wait := deadline - clock()) > 0:
+                awaken.acquire(timeout=wait)
+
+    def _report(self, leg: PacedLeg, error: Exception) -> None:
+        _log.error("RTP leg taken off the pacer: sending raised", exc_info=error)
+        if self._on_failure is None:
+            return
+        try:
+            self._on_failure(leg, error)
+        except Exception:  # noqa: BLE001 - the pacer must outlive its observers
+            _log.exception("pacer's failure callback raised")
