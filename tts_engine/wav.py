@@ -16,7 +16,8 @@ WAVE_FORMAT_MULAW = 7  # RFC 2361, Multimedia Programming Interface and Data Spe
 
 def write_pcm_wav(path: str | Path, chunks: Iterable[bytes], sample_rate: int) -> None:
     """Write 16-bit little-endian mono PCM as it comes. Raises OSError."""
-    with wave.open(str(path), "wb") as file:
+    # Opened here: wave.open() on a path that cannot be opened leaves a traceback behind when it is collected.
+    with Path(path).open("wb") as raw, wave.open(raw, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(BYTES_PER_SAMPLE)
         file.setframerate(sample_rate)

@@ -1,0 +1,179 @@
+"""All calls of this node: which are taken, which are refused, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from mediaserver.call_leg import CallLeg, CallServices, EndReason
+from mediaserver.config import Config
+from mediaserver.rtp.endpoint import RtpEndpoint
+from mediaserver.rtp.pacer import PacedLeg
+from mediaserver.rtp.pacer_thread import PacerThread
+from mediaserver.rtp.ports import NoPortsLeftError, PortAllocator
+from mediaserver.speech_order import RefusedError, parse_order
+from sip.errors import Fault
+from sip.invite_session import InviteSession
+from sip.message import SocketAddress
+from sip.transport import is_unspecified
+from sip.user_agent import ACCEPTED_TYPES
+from tts_engine.engine import Engine
+
+_log = structlog.get_logger("calls")
+
+
+@dataclass(slots=True)
+class CallTotals:
+    """Totals of the calls that have ended; those of running calls are added by whoever exports them."""
+
+    offered: int = 0
+    refused: Counter[int] = field(default_factory=Counter)
+    "By status code."
+    ended: Counter[str] = field(default_factory=Counter)
+    "By EndReason."
+    sums: Counter[str] = field(default_factory=Counter)
+    "What leg_counts() gives, summed up."
+
+
+def leg_counts(leg: CallLeg) -> dict[str, int]:
+    """What one call has counted so far."""
+    rtp, speech = leg.rtp, leg.speech.counters
+    return {
+        "rtp_packets_sent": rtp.sent.packets,
+        "rtp_send_errors": rtp.sent.errors,
+        "rtp_packets_received": rtp.received.packets,
+        "rtp_strangers": rtp.received.strangers,
+        "rtp_malformed": rtp.received.malformed + rtp.received.wrong_type,
+        "rtp_underruns": leg.playout.underruns,
+        "rtp_underrun_frames": leg.playout.underrun_frames,
+        "speech_utterances": speech.utterances,
+        "speech_played": speech.played,
+        "speech_cleared": speech.cleared,
+        "speech_failed": speech.failed,
+        "speech_unspeakable": speech.unspeakable,
+    }
+
+
+class Calls:
+    """The application behind the user agent: it makes a call leg of each INVITE that can be served."""
+
+    def __init__(self, config: Config, engine: Engine, local_host: Callable[[SocketAddress], str]) -> None:
+        """local_host: our address as the given caller sees it. Raises ValueError for a port range without a port."""
+        self.totals = CallTotals()
+        self.pacer = PacerThread(self._leg_failed)
+        self.draining = False
+        self.legs: set[CallLeg] = set()
+        self._config = config
+        self._engine = engine
+        self._local_host = local_host
+        self._loop = asyncio.get_running_loop()
+        self._ports = PortAllocator(config.rtp_host, config.rtp.port_min, config.rtp.port_max)
+        self._services = CallServices(engine, self.pacer, config.calls, config.rtp, self._leg_ended)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def available(self) -> Fault | None:
+        """Why no call would be taken now."""
+        retry = (("Retry-After", str(self._config.calls.retry_after_s)),)
+        if self.draining:
+            return Fault(503, "Server Is Shutting Down", retry)
+        if not self._engine.ready:
+            return Fault(503, "Speech Engine Is Not Ready", retry)
+        if len(self.legs) >= self._config.calls.max_calls:
+            return Fault(503, "Call Limit Reached", retry)
+        return None
+
+    def invited(self, session: InviteSession) -> None:
+        """Take a call, or refuse it with the reason."""
+        self.totals.offered += 1
+        try:
+            leg = self._make_leg(session)
+        except RefusedError as error:
+            self._refuse(session, error.fault)
+            return
+        session.handler = leg
+        self.legs.add(leg)
+        self._empty.clear()
+        leg.log.info("call_offered", source=session.request.source[0], target=str(session.request.message.uri))
+        task = asyncio.ensure_future(self._answer(leg))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more calls, and wait for the running ones to finish, up to the limit."""
+        self.draining = True
+        _log.info("draining", calls=len(self.legs), limit_s=limit_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._empty.wait()
+
+    def end_all(self) -> None:
+        """End the calls that are left."""
+        for leg in list(self.legs):
+            leg.end(EndReason.DRAINED)
+
+    def _make_leg(self, session: InviteSession) -> CallLeg:
+        """Raises RefusedError."""
+        fault = self.available()
+        if fault is not None:
+            raise RefusedError(fault.code, fault.reason, fault.headers)
+        order = parse_order(session.request, ACCEPTED_TYPES)
+        try:
+            endpoint = RtpEndpoint(self._ports.allocate())
+        except (NoPortsLeftError, OSError) as error:
+            _log.error("no_rtp_port", error=str(error))
+            raise RefusedError(503, "No RTP Port Is Left", self._retry_after()) from None
+        try:
+            address = self._advertised(session), endpoint.address[1]
+            return CallLeg(self._services, session, order, endpoint, address)
+        except BaseException:
+            endpoint.close()
+            raise
+
+    def _advertised(self, session: InviteSession) -> str:
+        """The address that this caller is told to send its media to."""
+        advertised = self._config.rtp.advertised_host or self._config.sip.advertised_host
+        if advertised is not None:
+            return advertised
+        bound = self._config.rtp_host
+        return self._local_host(session.request.source) if is_unspecified(bound) else bound
+
+    def _retry_after(self) -> tuple[tuple[str, str], ...]:
+        return (("Retry-After", str(self._config.calls.retry_after_s)),)
+
+    def _refuse(self, session: InviteSession, fault: Fault) -> None:
+        self.totals.refused[fault.code] += 1
+        _log.info("call_refused", call_id=session.request.call_id, code=fault.code, reason=fault.reason)
+        session.reject(fault.code, fault.reason, fault.headers)
+
+    async def _answer(self, leg: CallLeg) -> None:
+        try:
+            await leg.answer()
+        except OSError:
+            if leg.end_reason is None:
+                leg.log.exception("media_failed")
+                leg.end(EndReason.FAILED)
+
+    def _leg_ended(self, leg: CallLeg) -> None:
+        self.legs.discard(leg)
+        if leg.end_reason is not None:
+            self.totals.ended[leg.end_reason.value] += 1
+        self.totals.sums.update(leg_counts(leg))
+        if not self.legs:
+            self._empty.set()
+
+    def _leg_failed(self, rtp: PacedLeg, error: Exception) -> None:
+        """In the pacer's thread: sending for a leg has raised."""
+        self._loop.call_soon_threadsafe(self._end_failed, rtp, error)
+
+    def _end_failed(self, rtp: PacedLeg, error: Exception) -> None:
+        for leg in list(self.legs):
+            if leg.rtp is rtp:
+                leg.log.error("media_failed", error=repr(error))
+                leg.end(EndReason.FAILED)

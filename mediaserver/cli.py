@@ -1,0 +1,136 @@
+"""The command line: `chatterline serve`, `say`, `call`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import uvloop
+
+from mediaserver import __version__, logging
+from mediaserver.config import Config, ConfigError, load
+from mediaserver.phone import PhoneError, place_call
+from mediaserver.server import StartError, make_engine, serve
+from tts_engine.engine import SpeechRequest
+from tts_engine.errors import EngineError
+from tts_engine.wav import write_mulaw_wav, write_pcm_wav
+
+app = typer.Typer(
+    name="chatterline",
+    help="Telephony-native RTP/SIP media server: a PBX calls, the caller hears text spoken.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; without one the defaults hold: loopback only.")
+]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(f"chatterline: {message}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(1)
+
+
+def _config(path: Path | None) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        _fail(f"configuration: {error}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chatterline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command("serve")
+def serve_command(config: ConfigOption = None) -> None:
+    """Run the media server until SIGTERM or Ctrl-C."""
+    settings = _config(config)
+    logging.configure(settings.log)
+    try:
+        uvloop.run(serve(settings))
+    except (StartError, ValueError) as error:
+        _fail(str(error))
+
+
+@app.command("say")
+def say_command(
+    text: Annotated[str, typer.Argument(help="What to speak.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="WAV file to write.")],
+    voice: Annotated[str | None, typer.Option(help="One of the configured voices.")] = None,
+    telephone: Annotated[bool, typer.Option(help="8 kHz mu-law, as a caller hears it, instead of 24 kHz.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Speak a text into a WAV file."""
+    settings = _config(config)
+    rate = 8000 if telephone else 24000
+    try:
+        chunks = asyncio.run(_synthesise(settings, SpeechRequest(text, voice, rate)))
+    except EngineError as error:
+        _fail(str(error))
+    if not chunks:
+        _fail("there is nothing speakable in this text")
+    try:
+        if telephone:
+            write_mulaw_wav(output, b"".join(chunks))
+        else:
+            write_pcm_wav(output, chunks, rate)
+    except OSError as error:
+        _fail(f"{output}: {error.strerror}")
+    typer.echo(f"{output}: {sum(map(len, chunks)) / (2 * rate):.1f} s")
+
+
+async def _synthesise(config: Config, request: SpeechRequest) -> list[bytes]:
+    """All chunks of one utterance. Raises EngineError."""
+    engine = make_engine(config.tts, max_streams=1, max_text_chars=max(config.calls.max_text_chars, len(request.text)))
+    await engine.start()
+    try:
+        return [chunk.pcm async for chunk in engine.synthesize(request)]
+    finally:
+        await engine.stop()
+
+
+@app.command("call")
+def call_command(
+    uri: Annotated[str, typer.Argument(help="sip:user@host[:port]")],
+    say: Annotated[str | None, typer.Option(help="Text that the server is to speak (X-TTS-Text).")] = None,
+    voice: Annotated[str | None, typer.Option(help="Voice to ask for (X-TTS-Voice).")] = None,
+    record: Annotated[Path | None, typer.Option(help="WAV file for what is heard.")] = None,
+    max_seconds: Annotated[float, typer.Option(help="Hang up after this long.")] = 60.0,
+    local_host: Annotated[str, typer.Option(help="Address to call from.")] = "127.0.0.1",
+) -> None:
+    """Call a server with a real SIP phone (PJSIP, extra `phone`), listen, and report."""
+    try:
+        report = place_call(
+            uri,
+            say=say,
+            headers={"X-TTS-Voice": voice} if voice else None,
+            record=record,
+            max_seconds=max_seconds,
+            local_host=local_host,
+        )
+    except (PhoneError, ValueError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or uri}: {error.strerror or error}")
+    for line in report.lines():
+        typer.echo(line)
+    raise typer.Exit(0 if report.answered else 1)

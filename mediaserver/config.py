@@ -1,0 +1,211 @@
+"""Configuration: TOML, overridden by the environment, checked before anything starts.
+
+`CHATTERLINE_SIP__PORT=5261` sets `port` of `[sip]`: the prefix, then the keys joined by two underscores. Lists and
+tables are given as JSON. Every key and its default is in configs/chatterline.toml.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENV_PREFIX = "CHATTERLINE_"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(ge=0, le=600_000)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class ConfigError(Exception):
+    """What is wrong with the configuration, a line for each key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _is_ip(host: str) -> str:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is not an IP address") from None
+    return host
+
+
+class SipConfig(_Section):
+    """[sip]"""
+
+    host: str = "127.0.0.1"
+    port: Port = 5060
+    advertised_host: str | None = None
+    allow: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    t1_ms: Annotated[int, Field(ge=10, le=10_000)] = 500
+
+    _hosts_are_ips = field_validator("host")(_is_ip)
+
+    @field_validator("advertised_host")
+    @classmethod
+    def _advertised_is_ip(cls, host: str | None) -> str | None:
+        return None if not host else _is_ip(host)
+
+
+class RtpConfig(_Section):
+    """[rtp]"""
+
+    host: str | None = None
+    advertised_host: str | None = None
+    port_min: Annotated[int, Field(ge=1024, le=65534)] = 16384
+    port_max: Annotated[int, Field(ge=1024, le=65535)] = 32766
+    codecs: tuple[Literal["PCMU", "PCMA"], ...] = ("PCMU", "PCMA")
+    ptime_ms: Literal[10, 20, 30, 40, 60] = 20
+    send_silence: bool = True
+    symmetric: Literal["off", "host", "any"] = "host"
+
+    @field_validator("host", "advertised_host")
+    @classmethod
+    def _hosts_are_ips(cls, host: str | None) -> str | None:
+        return None if not host else _is_ip(host)
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> Self:
+        if self.port_max < self.port_min + 1:
+            raise ValueError("port_max must be above port_min")
+        if not self.codecs:
+            raise ValueError("codecs must name at least one codec")
+        return self
+
+
+class CallsConfig(_Section):
+    """[calls]"""
+
+    max_calls: Annotated[int, Field(ge=1, le=100_000)] = 200
+    retry_after_s: Annotated[int, Field(ge=1, le=3600)] = 10
+    answer_delay_ms: Milliseconds = 0
+    greeting: str = "Hello, this is Chatterline. The call works, but nobody has told me yet what to say."
+    max_text_chars: Annotated[int, Field(ge=1, le=20_000)] = 2000
+    max_queued_chars: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    max_duration_s: Seconds = 7200.0
+    drain_s: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _queue_holds_a_text(self) -> Self:
+        if self.max_queued_chars < self.max_text_chars:
+            raise ValueError("max_queued_chars must not be below max_text_chars")
+        return self
+
+
+class VoiceConfig(_Section):
+    """[tts.voices.NAME]: a voice that callers can ask for by that name."""
+
+    model: str = "heart"
+    speed: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
+
+
+class TtsConfig(_Section):
+    """[tts]"""
+
+    engine: Literal["embedded"] = "embedded"
+    default_voice: str = "heart"
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    seed: int = 0
+    voices: dict[str, VoiceConfig] = Field(default_factory=lambda: {"heart": VoiceConfig()}, min_length=1)
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Self:
+        if self.default_voice not in self.voices:
+            raise ValueError(f"default_voice {self.default_voice!r} is not among the voices: {', '.join(self.voices)}")
+        return self
+
+
+class LogConfig(_Section):
+    """[log]"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class MetricsConfig(_Section):
+    """[metrics]: Prometheus; port 0 is off."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+    _host_is_ip = field_validator("host")(_is_ip)
+
+
+class Config(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    sip: SipConfig = SipConfig()
+    rtp: RtpConfig = RtpConfig()
+    calls: CallsConfig = CallsConfig()
+    tts: TtsConfig = TtsConfig()
+    log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment comes before the file."""
+        return env_settings, init_settings
+
+    @property
+    def rtp_host(self) -> str:
+        return self.rtp.host or self.sip.host
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the file, if one is given, and the environment. Raises ConfigError."""
+    _check_environment()
+    try:
+        return Config(**(_read(path) if path is not None else {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+    except ValueError as error:  # pydantic-settings: JSON that is none, in the environment
+        raise ConfigError(f"environment: {error}: {error.__cause__ or 'not valid'}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _check_environment() -> None:
+    """A misspelt variable is an error, as a misspelt key in the file is."""
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX):
+            section = name[len(ENV_PREFIX) :].partition("__")[0].lower()
+            if section not in Config.model_fields:
+                raise ConfigError(f"environment variable {name}: there is no section [{section}]")
+
+
+def _explain(problem: object) -> str:
+    details = dict(problem)  # type: ignore[call-overload]  # a TypedDict that pydantic does not export by name
+    section, *keys = (str(part) for part in details["loc"])
+    where = f"[{section}] {'.'.join(keys)}" if keys else f"[{section}]"
+    if details["type"] == "extra_forbidden":
+        return f"{where}: unknown {'key' if keys else 'section'}"
+    message = str(details["msg"]).removeprefix("Value error, ")
+    given = details.get("input")
+    return f"{where}: {message}" + (f" (given: {given!r})" if isinstance(given, str | int | float) else "")

@@ -1,0 +1,123 @@
+"""Prometheus metrics: read from the counters that the parts keep anyway, at the time of a scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from mediaserver.calls import Calls, leg_counts
+from mediaserver.config import MetricsConfig
+from mediaserver.rtp.pacer import LATENESS_BOUNDS
+from sip.stats import SipStats
+from tts_engine.engine import Engine
+
+_SUMS = {
+    "rtp_packets_sent": "RTP packets sent",
+    "rtp_send_errors": "RTP packets that the socket refused",
+    "rtp_packets_received": "RTP packets taken",
+    "rtp_strangers": "RTP packets from addresses that a call does not listen to",
+    "rtp_malformed": "Datagrams on RTP ports that were no RTP, or of no payload type agreed on",
+    "rtp_underruns": "Gaps in the middle of an utterance",
+    "rtp_underrun_frames": "Frames of silence sent in those gaps",
+    "speech_utterances": "Texts taken to be spoken",
+    "speech_played": "Utterances played to their end",
+    "speech_cleared": "Utterances cleared before their end",
+    "speech_failed": "Utterances that the engine failed on",
+    "speech_unspeakable": "Texts with nothing speakable in them",
+}
+"Keys of leg_counts()."
+
+_SIP = {
+    "datagrams_malformed": "Datagrams that were no SIP",
+    "datagrams_forbidden": "Datagrams from addresses that are not allowed",
+    "datagrams_unmatched": "Responses and ACKs that belong to nothing",
+    "responses_received": "Responses received",
+    "accepted_retransmissions": "200s sent again for want of an ACK",
+    "acks_missing": "Calls given up for want of an ACK",
+    "send_errors": "Datagrams that the SIP socket refused",
+}
+
+
+class _ServerCollector(Collector):
+    def __init__(self, calls: Calls, sip: SipStats, engine: Engine) -> None:
+        self._calls = calls
+        self._sip = sip
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; called by the exporter's thread, which may see a counter a moment old."""
+        yield from self._collect_calls()
+        yield from self._collect_sip()
+        yield from self._collect_pacer()
+
+    def _collect_calls(self) -> Iterator[Metric]:
+        calls = self._calls
+        yield GaugeMetricFamily("chatterline_calls", "Calls now", len(calls.legs))
+        yield GaugeMetricFamily("chatterline_engine_ready", "Whether the engine takes requests", self._engine.ready)
+        yield CounterMetricFamily("chatterline_calls_offered", "INVITEs for new calls", calls.totals.offered)
+        yield _labelled("chatterline_calls_refused", "Calls refused", "code", calls.totals.refused)
+        yield _labelled("chatterline_calls_ended", "Calls ended", "reason", calls.totals.ended)
+        sums = Counter(calls.totals.sums)
+        for leg in calls.legs.copy():
+            sums.update(leg_counts(leg))
+        for key, text in _SUMS.items():
+            yield CounterMetricFamily(f"chatterline_{key}", text, sums[key])
+
+    def _collect_sip(self) -> Iterator[Metric]:
+        sip = self._sip
+        yield _labelled("chatterline_sip_requests", "SIP requests received", "method", sip.requests_received)
+        yield _labelled("chatterline_sip_responses_sent", "SIP responses sent", "code", sip.responses_sent)
+        yield _labelled("chatterline_sip_requests_sent", "SIP requests sent", "method", sip.requests_sent)
+        for key, text in _SIP.items():
+            yield CounterMetricFamily(f"chatterline_sip_{key}", text, getattr(sip, key))
+
+    def _collect_pacer(self) -> Iterator[Metric]:
+        metrics = self._calls.pacer.metrics
+        text = "How late the pacer woke, in seconds"
+        total, buckets = 0, []
+        for bound, count in zip([*map(str, LATENESS_BOUNDS), "+Inf"], list(metrics.lateness), strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        # No sum: it is not kept.
+        yield HistogramMetricFamily("chatterline_pacer_lateness_seconds", text, buckets=buckets, sum_value=None)
+        text = "Packets not sent because they were due for too long"
+        yield CounterMetricFamily("chatterline_pacer_skipped", text, metrics.skipped_intervals)
+        text = "Calls taken off the pacer because sending failed"
+        yield CounterMetricFamily("chatterline_pacer_failures", text, metrics.failures)
+
+
+def _labelled(name: str, text: str, label: str, counts: Counter[str] | Counter[int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, count in list(counts.items()):
+        family.add_metric([str(key)], count)
+    return family
+
+
+def make_registry(calls: Calls, sip: SipStats, engine: Engine) -> CollectorRegistry:
+    """A registry of its own: nothing of the process's default one."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    registry = CollectorRegistry()
+    registry.register(_ServerCollector(calls, sip, engine))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class MetricsServer:
+    """Serves /metrics from a thread of its own; nothing at port 0."""
+
+    def __init__(self, config: MetricsConfig, registry: CollectorRegistry) -> None:
+        """Raises OSError if the address cannot be bound."""
+        self._server = None
+        if config.port:
+            self._server, self._thread = start_http_server(config.port, config.host, registry)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()

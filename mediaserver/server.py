@@ -1,0 +1,167 @@
+"""The server: its parts made, started in order, and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import structlog
+
+from mediaserver import __version__, systemd
+from mediaserver.calls import Calls
+from mediaserver.config import Config, TtsConfig
+from mediaserver.metrics import MetricsServer, make_registry
+from sip.access import AccessList
+from sip.timers import TimerValues
+from sip.transport import UdpTransport, host_port
+from sip.user_agent import UserAgent, UserAgentConfig
+from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
+from tts_engine.engine import Engine
+
+_log = structlog.get_logger("server")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long one thread may keep the interpreter from another. The default of 5 ms is a quarter of a frame: the pacer
+would wait that long whenever a worker is busy in Python."""
+
+SPARE_STREAMS = 8
+"Beyond one a call: the stream of a call that has just ended may still be closing."
+
+FAREWELL_S = 2.0
+"How long to wait for answers to our BYEs before the socket is closed."
+
+
+class StartError(Exception):
+    """The server cannot start; the message is for the person who started it."""
+
+
+def make_engine(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engine:
+    """The engine that the configuration names."""
+    voices = {name: EmbeddedVoice(voice.model, voice.speed) for name, voice in config.voices.items()}
+    return EmbeddedEngine(
+        voices,
+        config.default_voice,
+        workers=config.workers,
+        max_streams=max_streams,
+        max_text_chars=max_text_chars,
+        seed=config.seed,
+    )
+
+
+class Server:
+    """One node. run() serves until stop() is called."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        calls = config.calls
+        text_limit = max(calls.max_text_chars, len(calls.greeting))
+        self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit)
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin a graceful stop; a second call makes it an immediate one."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Start, serve, drain, stop. Raises StartError."""
+        self._hurry = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._running_engine())
+            calls, agent = await self._start_serving(stack)
+            _settle_memory()
+            address = host_port((self._config.sip.host, self._config.sip.port))
+            _log.info("ready", version=__version__, sip=address, voices=self.engine.voices)
+            systemd.notify(f"READY=1\nSTATUS=Serving SIP on {address}")
+            await self._serve(calls)
+            systemd.notify("STOPPING=1\nSTATUS=Draining")
+            await self._drain(calls, agent)
+        _log.info("stopped")
+
+    @contextlib.asynccontextmanager
+    async def _running_engine(self) -> AsyncIterator[None]:
+        try:
+            await self.engine.start()
+        except Exception as error:
+            raise StartError(f"speech engine: {error}") from error
+        try:
+            yield
+        finally:
+            await self.engine.stop()
+
+    async def _start_serving(self, stack: contextlib.AsyncExitStack) -> tuple[Calls, UserAgent]:
+        config = self._config
+        transport = UdpTransport(config.sip.advertised_host)
+        calls = Calls(config, self.engine, lambda caller: transport.advertised(caller)[0])
+        agent_config = UserAgentConfig(
+            server_name=f"Chatterline/{__version__}",
+            access=AccessList(config.sip.allow),
+            timers=_timers(config.sip.t1_ms / 1000),
+        )
+        agent = UserAgent(calls, agent_config, transport)
+        registry = make_registry(calls, agent.stats, self.engine)
+        try:
+            stack.callback(MetricsServer(config.metrics, registry).close)
+        except OSError as error:
+            raise StartError(
+                f"[metrics] cannot listen on {config.metrics.host}:{config.metrics.port}: {error}"
+            ) from None
+        calls.pacer.start()
+        stack.callback(calls.pacer.stop)
+        try:
+            await transport.listen(config.sip.host, config.sip.port)
+        except OSError as error:
+            raise StartError(f"[sip] cannot listen on {config.sip.host}:{config.sip.port}: {error.strerror}") from None
+        stack.callback(agent.close)
+        return calls, agent
+
+    async def _serve(self, calls: Calls) -> None:
+        """Until asked to stop; the watchdog is fed by the loop that serves, while the pacer's thread lives."""
+        interval = systemd.watchdog_interval()
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._stop.wait()
+            if interval is not None and calls.pacer.alive:
+                systemd.notify("WATCHDOG=1")
+
+    async def _drain(self, calls: Calls, agent: UserAgent) -> None:
+        drain = asyncio.ensure_future(calls.drain(self._config.calls.drain_s))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        interval = systemd.watchdog_interval()
+        while not (drain.done() or hurry.done()):
+            await asyncio.wait((drain, hurry), timeout=interval, return_when=asyncio.FIRST_COMPLETED)
+            systemd.notify("WATCHDOG=1")
+        for task in (drain, hurry):
+            task.cancel()
+        await asyncio.wait((drain, hurry))
+        calls.end_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await agent.wait_idle()
+
+
+def _timers(t1: float) -> TimerValues:
+    """All timers scale with T1, as their defaults are to its default."""
+    return TimerValues(t1=t1, t2=8 * t1, t4=10 * t1)
+
+
+def _settle_memory() -> None:
+    """What is loaded stays: the collector need not look at it again, and never stops the pacer for it."""
+    gc.collect()
+    gc.freeze()
+
+
+async def serve(config: Config) -> None:
+    """Run a server until SIGTERM or SIGINT. Raises StartError."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    server = Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.run()

@@ -1,0 +1,116 @@
+"""What a SIP request asks to have said: headers and bodies of an INVITE or an INFO.
+
+X-TTS-Text     text to speak, UTF-8
+X-TTS-Voice    the voice: in an INVITE that of the whole call, in an INFO that of its text
+X-TTS-Hangup   yes: send BYE when all has been played
+X-TTS-Action   clear: stop speaking, forget what is queued (before anything new in the same request)
+
+The body may be text/plain, or a multipart/mixed with text/plain parts; an INVITE's SDP is in one or the other way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import HTTP
+
+from sip.errors import Fault
+from sip.invite_session import Reply
+from sip.message import REASONS, IncomingRequest
+from sip.sdp import CONTENT_TYPE as SDP_TYPE
+
+TEXT_TYPE = "text/plain"
+MULTIPART_TYPE = "multipart/mixed"
+MAX_PARTS = 8
+
+
+class RefusedError(Exception):
+    """The request is refused, with the final response that says why."""
+
+    def __init__(self, code: int, reason: str | None, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(reason or REASONS[code])
+        self.fault = Fault(code, reason or REASONS[code], headers)
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(self.fault.code, self.fault.reason, self.fault.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOrder:
+    """What a request asks for."""
+
+    text: str | None
+    "None if it brings no text at all; it may be blank."
+    voice: str | None
+    hang_up: bool
+    clear: bool
+    sdp: bytes | None
+
+
+def parse_order(request: IncomingRequest, accepted: tuple[str, ...]) -> SpeechOrder:
+    """Read a request; `accepted` are the content types that it may have. Raises RefusedError."""
+    parts = _bodies(request, accepted)
+    sdp = [body for kind, body in parts if kind == SDP_TYPE]
+    if len(sdp) > 1:
+        raise RefusedError(400, "More Than One Session Description")
+    texts = [
+        *request.message.headers.getlist("X-TTS-Text"),
+        *(body.decode() for kind, body in parts if kind == TEXT_TYPE),
+    ]
+    return SpeechOrder(
+        text=" ".join(text.strip() for text in texts) if texts else None,
+        voice=(request.header("X-TTS-Voice") or "").strip() or None,
+        hang_up=_one_of(request, "X-TTS-Hangup", {"yes": True, "no": False}),
+        clear=_one_of(request, "X-TTS-Action", {"clear": True}),
+        sdp=sdp[0] if sdp else None,
+    )
+
+
+def _one_of(request: IncomingRequest, name: str, values: dict[str, bool]) -> bool:
+    value = request.header(name)
+    if not value:
+        return False
+    if value.lower() not in values:
+        raise RefusedError(400, f"{name} Is Not One Of {', '.join(values)}: {value}")
+    return values[value.lower()]
+
+
+def _bodies(request: IncomingRequest, accepted: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """The parts of the body as (content type, content); text is in UTF-8 whatever it came in."""
+    if not request.body:
+        return []
+    if request.header("Content-Encoding") not in (None, "", "identity"):
+        raise RefusedError(415, "Unsupported Content-Encoding", (("Accept-Encoding", "identity"),))
+    head = f"Content-Type: {request.header('Content-Type') or ''}\r\n\r\n".encode()
+    whole = BytesParser(policy=HTTP).parsebytes(head + request.body)
+    if _type_of(whole) != MULTIPART_TYPE or MULTIPART_TYPE not in accepted:
+        return [_body(whole, request.body, accepted)]
+    parts = whole.get_payload()
+    if not whole.is_multipart() or not isinstance(parts, list) or len(parts) > MAX_PARTS:
+        raise RefusedError(400, "Multipart Body Is Not Valid")
+    return [_body(part, _decoded(part), accepted) for part in parts if isinstance(part, Message)]
+
+
+def _type_of(part: Message) -> str:
+    # Without a valid Content-Type, get_content_type() would call it text/plain, and it would be spoken.
+    return part.get_content_type() if "/" in str(part.get("Content-Type", "")) else ""
+
+
+def _decoded(part: Message) -> bytes:
+    content = part.get_payload(decode=True)
+    return content if isinstance(content, bytes) else b""
+
+
+def _body(part: Message, content: bytes, accepted: tuple[str, ...]) -> tuple[str, bytes]:
+    kind = _type_of(part)
+    if kind not in accepted or kind == MULTIPART_TYPE:
+        raise RefusedError(415, f"Unsupported Media Type {kind}".rstrip(), (("Accept", ", ".join(accepted)),))
+    if kind == TEXT_TYPE:
+        charset = part.get_content_charset("utf-8")
+        try:
+            content = content.decode(charset).encode()
+        except (LookupError, UnicodeError):
+            raise RefusedError(400, f"Text Is Not {charset.upper()}") from None
+    return kind, content

@@ -1,0 +1,124 @@
+"""Configuration: the file, the environment, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mediaserver.config import Config, ConfigError, load
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "chatterline.toml"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.upper().startswith("CHATTERLINE_"):
+            monkeypatch.delenv(name)
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "c.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def error(path: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def test_the_shipped_file_shows_every_default() -> None:
+    assert load(SHIPPED) == load()
+
+
+def test_the_shipped_file_has_every_key() -> None:
+    import tomllib
+
+    shipped = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    for name, section in Config():
+        assert set(shipped[name]) == set(type(section).model_fields), name
+
+
+def test_without_configuration_only_loopback_calls() -> None:
+    config = load()
+    assert config.sip.host == "127.0.0.1"
+    assert config.rtp_host == "127.0.0.1"
+    assert all(network.is_loopback for network in config.sip.allow)
+
+
+def test_the_environment_comes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path, "[sip]\nport = 5070\nt1_ms = 100\n")
+    monkeypatch.setenv("CHATTERLINE_SIP__PORT", "5261")
+    config = load(file)
+    assert (config.sip.port, config.sip.t1_ms) == (5261, 100)
+
+
+def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_SIP__ALLOW", '["10.0.0.0/8"]')
+    monkeypatch.setenv("CHATTERLINE_TTS__VOICES", '{"heart": {}, "slow": {"speed": 0.8}}')
+    config = load()
+    assert [str(network) for network in config.sip.allow] == ["10.0.0.0/8"]
+    assert config.tts.voices["slow"].speed == 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sip]\nport = 70000", "[sip] port"),
+        ("[sip]\nport = 'x'", "[sip] port"),
+        ("[sip]\nprot = 5060", "[sip] prot: unknown key"),
+        ("[spi]\nport = 5060", "[spi]: unknown section"),
+        ("[sip]\nhost = 'pbx.example'", "[sip] host: 'pbx.example' is not an IP address"),
+        ("[sip]\nallow = ['10.0.0.1/8']", "[sip] allow.0"),
+        ("[rtp]\nport_min = 30000\nport_max = 20000", "[rtp]: port_max must be above port_min"),
+        ("[rtp]\ncodecs = ['G729']", "[rtp] codecs.0"),
+        ("[rtp]\ncodecs = []", "[rtp]: codecs must name"),
+        ("[rtp]\nptime_ms = 25", "[rtp] ptime_ms"),
+        ("[calls]\nmax_calls = 0", "[calls] max_calls"),
+        ("[calls]\nmax_text_chars = 3000\nmax_queued_chars = 10", "[calls]: max_queued_chars"),
+        ("[tts]\ndefault_voice = 'bob'", "[tts]: default_voice 'bob' is not among the voices: heart"),
+        ("[tts]\nvoices = {}", "[tts] voices"),
+        ("[tts.voices.heart]\nspeed = 9", "[tts] voices.heart.speed"),
+        ("[log]\nlevel = 'loud'", "[log] level"),
+        ("sip = 3", "[sip]"),
+        ("[sip", "c.toml"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, text: str, said: str) -> None:
+    assert said in error(write(tmp_path, text))
+
+
+def test_every_error_is_told_at_once(tmp_path: Path) -> None:
+    text = error(write(tmp_path, "[sip]\nport = 0\n[calls]\nmax_calls = 0\n"))
+    assert "[sip] port" in text
+    assert "[calls] max_calls" in text
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nowhere.toml: No such file" in error(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("name", ["CHATTERLINE_SPI__PORT", "CHATTERLINE_PORT"])
+def test_misspelt_variables_are_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    assert name in error()
+
+
+def test_a_misspelt_key_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_SIP__PROT", "1")
+    assert "[sip] prot: unknown key" in error()
+
+
+def test_json_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_SIP__ALLOW", "10.0.0.0/8")
+    assert "sip" in error()
+
+
+def test_media_may_have_an_address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_RTP__HOST", "127.0.0.2")
+    assert load().rtp_host == "127.0.0.2"

@@ -1,0 +1,160 @@
+"""What a SIP request asks to have said."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mediaserver.speech_order import RefusedError, SpeechOrder, parse_order
+from sip.user_agent import ACCEPTED_TYPES
+from tests.sip.doubles import incoming, make_request
+
+SDP = b"v=0\r\n"
+INFO_TYPES = ("text/plain",)
+MULTIPART = "multipart/mixed;boundary=b1"
+
+
+def order(
+    accepted: tuple[str, ...] = ACCEPTED_TYPES, body: bytes = b"", method: str = "INVITE", **headers: str | None
+) -> SpeechOrder:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return parse_order(incoming(make_request(method, headers=names, body=body)), accepted)
+
+
+def refusal(*args: object, **kwargs: object) -> tuple[int, str]:
+    with pytest.raises(RefusedError) as caught:
+        order(*args, **kwargs)  # type: ignore[arg-type]
+    return caught.value.fault.code, caught.value.fault.reason
+
+
+def multipart(*parts: tuple[str, bytes], boundary: str = "b1") -> bytes:
+    out = b""
+    for head, content in parts:
+        out += f"--{boundary}\r\n{head}\r\n\r\n".encode() + content + b"\r\n"
+    return out + f"--{boundary}--\r\n".encode()
+
+
+def test_nothing_asked() -> None:
+    assert order() == SpeechOrder(text=None, voice=None, hang_up=False, clear=False, sdp=None)
+
+
+def test_headers() -> None:
+    asked = order(X_TTS_Text="Grüße um 7:30", X_TTS_Voice="heart", X_TTS_Hangup="Yes")
+    assert asked == SpeechOrder("Grüße um 7:30", "heart", hang_up=True, clear=False, sdp=None)
+
+
+def test_clear() -> None:
+    assert order(INFO_TYPES, X_TTS_Action="clear", method="INFO").clear
+    assert not order(X_TTS_Hangup="no").hang_up
+
+
+def test_blank_text_is_a_text() -> None:
+    """Whoever sends it does not want the greeting."""
+    assert order(X_TTS_Text="").text == ""
+
+
+def test_sdp_alone() -> None:
+    asked = order(body=SDP, Content_Type="application/sdp")
+    assert (asked.sdp, asked.text) == (SDP, None)
+
+
+def test_text_alone() -> None:
+    asked = order(INFO_TYPES, body="Zwölf Boxkämpfer".encode(), Content_Type="text/plain;charset=UTF-8", method="INFO")
+    assert (asked.text, asked.sdp) == ("Zwölf Boxkämpfer", None)
+
+
+def test_other_character_sets_are_converted() -> None:
+    asked = order(INFO_TYPES, body="Grüße".encode("latin-1"), Content_Type='text/plain; charset="iso-8859-1"')
+    assert asked.text == "Grüße"
+
+
+def test_text_beside_the_sdp() -> None:
+    body = multipart(("Content-Type: application/sdp", SDP.rstrip()), ("Content-Type: text/plain", b"Hello there."))
+    asked = order(body=body, Content_Type=MULTIPART)
+    assert asked.text == "Hello there."
+    assert asked.sdp is not None
+    assert asked.sdp.startswith(b"v=0")
+
+
+def test_encoded_parts_are_decoded() -> None:
+    body = multipart(("Content-Type: text/plain\r\nContent-Transfer-Encoding: base64", b"SGVsbG8="))
+    assert order(body=body, Content_Type='multipart/mixed; boundary="b1"').text == "Hello"
+
+
+def test_header_and_body_are_both_said() -> None:
+    assert order(INFO_TYPES, X_TTS_Text="One.", body=b"Two.", Content_Type="text/plain").text == "One. Two."
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "said"),
+    [
+        ({"X_TTS_Hangup": "maybe"}, 400, "X-TTS-Hangup Is Not One Of yes, no: maybe"),
+        ({"X_TTS_Action": "explode"}, 400, "X-TTS-Action"),
+        ({"body": b"x", "Content_Type": "application/json"}, 415, "application/json"),
+        ({"body": b"x", "Content_Type": None}, 415, "Unsupported Media Type"),
+        ({"body": b"x", "Content_Type": "nonsense"}, 415, "Unsupported Media Type"),
+        ({"body": b"\xff\xfe", "Content_Type": "text/plain"}, 400, "UTF-8"),
+        ({"body": b"x", "Content_Type": "text/plain;charset=klingon"}, 400, "KLINGON"),
+        ({"body": b"x", "Content_Type": "text/plain", "Content_Encoding": "gzip"}, 415, "Content-Encoding"),
+        ({"body": b"x", "Content_Type": "multipart/mixed"}, 400, "Multipart"),
+        (
+            {
+                "body": multipart(*[("Content-Type: text/plain", b"x")] * 20),
+                "Content_Type": MULTIPART,
+            },
+            400,
+            "Multipart",
+        ),
+        (
+            {"body": multipart(("Content-Type: image/png", b"x")), "Content_Type": MULTIPART},
+            415,
+            "image/png",
+        ),
+        (
+            {
+                "body": multipart(*[("Content-Type: application/sdp", SDP)] * 2),
+                "Content_Type": MULTIPART,
+            },
+            400,
+            "More Than One",
+        ),
+    ],
+)
+def test_refusals_say_why(headers: dict[str, object], code: int, said: str) -> None:
+    refused, reason = refusal(**headers)
+    assert refused == code
+    assert said in reason
+
+
+def test_a_multipart_within_a_multipart_is_refused() -> None:
+    inner = multipart(("Content-Type: text/plain", b"x"), boundary="b2")
+    body = multipart(("Content-Type: multipart/mixed;boundary=b2", inner))
+    assert refusal(body=body, Content_Type=MULTIPART)[0] == 415
+
+
+def test_what_is_not_accepted_here_is_refused_with_what_is() -> None:
+    with pytest.raises(RefusedError) as caught:
+        order(INFO_TYPES, body=b"Signal=5", Content_Type="application/dtmf-relay", method="INFO")
+    assert caught.value.fault.headers == (("Accept", "text/plain"),)
+
+
+CONTENT_TYPES = (
+    MULTIPART,
+    'multipart/mixed; boundary=""',
+    "multipart/mixed;boundary=b1;charset=x",
+    "text/plain",
+    "application/sdp",
+    ";;;",
+)
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from(CONTENT_TYPES))
+def test_any_body_is_an_order_or_a_refusal(body: bytes, content_type: str) -> None:
+    for content in (body, b"--b1\r\n" + body + b"\r\n--b1--\r\n"):
+        try:
+            asked = order(body=content, Content_Type=content_type)
+        except RefusedError as error:
+            assert 400 <= error.fault.code < 500
+        else:
+            assert asked.text is None or isinstance(asked.text, str)
