@@ -37,7 +37,7 @@ def bound(host: str = "127.0.0.1") -> socket.socket:
 
 async def closed(endpoints: list[RtpEndpoint]) -> None:
     """Both loops close the socket in a later iteration, and tell nobody."""
-    while any(endpoint._sock.fileno() != -1 for endpoint in endpoints):  # noqa: ASYNC110
+    while any(endpoint._sock.fileno() != -1 for endpoint in endpoints):
         await asyncio.sleep(0)
 
 
