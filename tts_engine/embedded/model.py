@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ from hibari import dsp
 from hibari.g2p import ASSETS
 from hibari.voices import BASE_URL, VOICES, voice_path
 
+from tts_engine.embedded import narrowband
 from tts_engine.embedded.g2p import load_g2p
 from tts_engine.embedded.onnx import open_session
 from tts_engine.embedded.silence import trim_start
 from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
 from tts_engine.errors import EngineError
 from tts_engine.resample import Resampler, Samples, to_pcm16
+
+NARROW_RATE = narrowband.RATE
+NARROW_BAND = 8000
+"Up to this sample rate, speech is made at NARROW_RATE."
 
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
 
@@ -65,14 +70,14 @@ class VoiceModel:
         pieces = cut(known, MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
         return [piece for piece in pieces if piece.strip(_PAUSE)]
 
-    def infer(self, phonemes: str, speed: float, rng: np.random.Generator) -> Samples:
-        """Float samples at MODEL_RATE. `rng` gives the noise of breath and fricatives."""
+    def infer(self, phonemes: str, speed: float, rng: np.random.Generator, *, narrow: bool = False) -> Samples:
+        """Float samples at MODEL_RATE, or at NARROW_RATE. `rng` gives the noise of breath and fricatives."""
         ids = [0, *(self._vocabulary[symbol] for symbol in phonemes), 0]
         outputs = self._session.run(
             None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
         )
-        samples: Samples = dsp.synth(*(output[0] for output in outputs), rng)
-        return samples
+        synthesise: Callable[..., Samples] = narrowband.synthesise if narrow else dsp.synth
+        return synthesise(*(output[0] for output in outputs), rng)
 
 
 def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int) -> Iterator[Piece]:
@@ -82,13 +87,15 @@ def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: in
     the same samples. What hibari raises comes through.
     """
     rng = np.random.default_rng(seed)
-    resampler = Resampler(MODEL_RATE, sample_rate)
+    narrow = sample_rate <= NARROW_BAND
+    rate = NARROW_RATE if narrow else MODEL_RATE
+    resampler = Resampler(rate, sample_rate)
     remaining = sentences(text)
     spoken = False
     while remaining:
         pieces = model.phonemize(remaining.pop(0))
         while pieces:
-            samples = trim_start(model.infer(pieces.pop(0), speed, rng), MODEL_RATE)
+            samples = trim_start(model.infer(pieces.pop(0), speed, rng, narrow=narrow), rate)
             final = not pieces and not remaining
             spoken = True
             yield Piece(to_pcm16(resampler.process(samples, final=final)), final)

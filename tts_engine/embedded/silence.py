@@ -9,7 +9,7 @@ from tts_engine.resample import Samples
 AUDIBLE_RMS = 0.0015
 "-56 dB of full scale: below the breath before a first /h/, above the voice's noise floor."
 WINDOW_S = 0.005
-PRE_ROLL_S = 0.020
+PRE_ROLL_S = 0.010
 "Kept before what is audible, so that no soft onset is clipped."
 
 

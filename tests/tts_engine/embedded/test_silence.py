@@ -31,7 +31,7 @@ def test_the_start_is_cut_to_the_pre_roll(lead: float) -> None:
 
 
 def test_what_begins_at_once_is_left_alone() -> None:
-    sound = np.concatenate([silence(0.01), tone(0.2, 0.1)])
+    sound = np.concatenate([silence(0.005), tone(0.2, 0.1)])
     np.testing.assert_array_equal(trim_start(sound, RATE), sound)
 
 
@@ -46,8 +46,8 @@ def test_where_nothing_is_audible_nothing_is_taken(samples: np.ndarray) -> None:
 
 
 def test_every_sentence_begins_within_a_frame_or_two(heart: VoiceModel) -> None:
-    """What a caller waits for: 20 ms before the first breath, not 300."""
+    """What a caller waits for: 10 ms before the first breath, not 300."""
     for sentence in TELEPHONE_SENTENCES:
         pcm = b"".join(piece.pcm for piece in speak(heart, sentence, 1.0, MODEL_RATE, 0))
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
-        assert np.flatnonzero(np.abs(samples) > AUDIBLE_RMS)[0] < 0.045 * MODEL_RATE
+        assert np.flatnonzero(np.abs(samples) > AUDIBLE_RMS)[0] < 0.035 * MODEL_RATE
