@@ -11,7 +11,7 @@ from .config import LogConfig
 
 
 def configure(config: LogConfig) -> None:
-    """Set up structlog for the process. Call once, before anything logs."""
+    """Set up structlog for the process, and the standard library's logging to come out alike. Call once."""
     level = getattr(logging, config.level.upper())
     json = config.format == "json"
     renderer: structlog.types.Processor = (
@@ -19,17 +19,24 @@ def configure(config: LogConfig) -> None:
         if json
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
-    processors: list[structlog.types.Processor] = [
+    shared: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S.%f", utc=json),
         structlog.processors.StackInfoRenderer(),
     ]
     if json:
-        processors.append(structlog.processors.dict_tracebacks)
+        shared.append(structlog.processors.dict_tracebacks)
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=level, stream=sys.stderr)  # for libraries
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)

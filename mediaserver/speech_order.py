@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
-from email.policy import HTTP
 
 from sip.errors import Fault
 from sip.invite_session import Reply
@@ -84,7 +83,7 @@ def _bodies(request: IncomingRequest, accepted: tuple[str, ...]) -> list[tuple[s
     if request.header("Content-Encoding") not in (None, "", "identity"):
         raise RefusedError(415, "Unsupported Content-Encoding", (("Accept-Encoding", "identity"),))
     head = f"Content-Type: {request.header('Content-Type') or ''}\r\n\r\n".encode()
-    whole = BytesParser(policy=HTTP).parsebytes(head + request.body)
+    whole = BytesParser().parsebytes(head + request.body)
     if _type_of(whole) != MULTIPART_TYPE or MULTIPART_TYPE not in accepted:
         return [_body(whole, request.body, accepted)]
     parts = whole.get_payload()

@@ -1,14 +1,13 @@
 """A pool of worker threads that serves first the listener who runs out of audio soonest.
 
-Synthesis shares the process with RTP pacing, so the workers ask the kernel for less than the media threads get.
+The workers run at the process's own priority. Lowering it made RTP pacing worse, not better: a worker that the
+kernel puts aside while it holds the interpreter lock keeps the pacer from it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -16,8 +15,6 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-MAX_NICE = 19  # setpriority(2)
 
 
 class PoolFullError(Exception):
@@ -67,12 +64,10 @@ def most_urgent(jobs: Sequence[Job[Any]]) -> Job[Any]:
 class WorkerPool:
     """Runs jobs on `workers` threads, at most `max_waiting` waiting. Made, fed and stopped on one event loop."""
 
-    def __init__(self, workers: int, max_waiting: int, *, nice: int = 5, name: str = "tts") -> None:
-        """`nice` is added to the niceness of the process for each worker thread (Linux only, nice(7))."""
+    def __init__(self, workers: int, max_waiting: int, *, name: str = "tts") -> None:
         if workers < 1 or max_waiting < 1:
             raise ValueError("a pool needs at least one worker and room for one job")
         self._max_waiting = max_waiting
-        self._nice = nice
         self._waiting: list[Job[Any]] = []
         self._changed = threading.Condition()
         self._accepting = False
@@ -133,7 +128,6 @@ class WorkerPool:
                 self._waiting.remove(job)
 
     def _serve(self) -> None:
-        self._lower_priority()
         while (job := self._take()) is not None:
             self._run(job)
             # A local would keep the last job, and the audio it made, alive until the next one comes.
@@ -170,14 +164,6 @@ class WorkerPool:
             self._loop.call_soon_threadsafe(deliver, future, outcome)
         except RuntimeError:
             logger.debug("the event loop closed before a job ended")
-
-    def _lower_priority(self) -> None:
-        if sys.platform != "linux" or self._nice <= 0:
-            return
-        # Linux keeps niceness per thread, though POSIX has it per process (setpriority(2), "C library differences").
-        thread_id = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread_id) + self._nice
-        os.setpriority(os.PRIO_PROCESS, thread_id, min(niceness, MAX_NICE))
 
 
 def _set_result(future: asyncio.Future[Any], result: object) -> None:

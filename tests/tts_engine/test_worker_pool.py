@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -198,20 +196,6 @@ def test_the_loop_may_close_before_a_job_ends() -> None:
     asyncio.run(main())
     gate.open()
     pool.join()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread is Linux's own")
-async def test_workers_are_nicer_than_the_process() -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    pool = WorkerPool(1, max_waiting=1, nice=3)
-    pool.start()
-    niceness = await pool.submit(
-        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), nothing_buffered
-    ).future
-    pool.close()
-    await asyncio.to_thread(pool.join)
-    assert niceness == min(before + 3, 19)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 async def test_a_done_job_is_not_kept(single: WorkerPool) -> None:

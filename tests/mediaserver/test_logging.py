@@ -1,0 +1,56 @@
+"""Logging: every line in one format, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import logging, structlog
+from mediaserver.config import LogConfig
+from mediaserver.logging import configure
+configure(LogConfig(level={level!r}, format={format!r}))
+log = structlog.get_logger("call").bind(call_id="c-1")
+log.debug("speech_queued", text="secret words")
+log.info("call_answered", codec="PCMU")
+logging.getLogger("library").warning("something %s", "happened")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("failed")
+"""
+
+
+def lines(level: str, form: str) -> list[str]:
+    program = PROGRAM.format(level=level, format=form)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+def test_json_is_a_line_each() -> None:
+    answered, library, failed = (json.loads(line) for line in lines("info", "json"))
+    assert answered["event"] == "call_answered"
+    assert answered["call_id"] == "c-1"
+    assert answered["level"] == "info"
+    assert answered["timestamp"].endswith("Z")
+    assert library["event"] == "something happened"
+    assert library["level"] == "warning"
+    assert failed["exception"][0]["exc_type"] == "ZeroDivisionError"
+
+
+def test_console() -> None:
+    text = "\n".join(lines("info", "console"))
+    assert "call_answered" in text
+    assert "call_id=c-1" in text
+    assert "something happened" in text
+    assert "ZeroDivisionError" in text
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_callers_text_shows_at_debug_only(form: str) -> None:
+    assert "secret words" not in "\n".join(lines("info", form))
+    assert "secret words" in "\n".join(lines("debug", form))
