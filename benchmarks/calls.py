@@ -10,6 +10,7 @@ figures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import secrets
 import shlex
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,17 +146,32 @@ def _load(args: argparse.Namespace, calls: int, target: server.Target, directory
 
     before = server.read_metrics(target.metrics_port)
     watch = server.Watch(target.pid) if target.pid else None
-    generate(plan, directory, watch)
+    with probing(plan.end - time.monotonic()) as probe:
+        generate(plan, directory, watch)
+        wakeups = probe()
     after = server.read_metrics(target.metrics_port)
 
     outcome = json.loads((directory / "calls.json").read_text(encoding="utf-8"))
     records = analysis.by_call(analysis.read(directory / "records.bin"), calls)
     found = [analysis.analyse(r, c["closed"]) for r, c in zip(records, outcome["calls"], strict=True)]
     figures = report.figures(outcome["calls"], found)
+    figures["machine_wakeup_late_ms"] = wakeups
     counted = {name: value - before.get(name, 0.0) for name, value in after.items()}
     figures["server"] = (watch.figures() if watch else {}) | counted
     figures["generator"] = outcome["generator"]
     return figures
+
+
+@contextlib.contextmanager
+def probing(seconds: float) -> Iterator[Callable[[], dict[str, float]]]:
+    """Measure the machine's own wake-ups for that long; what is yielded waits for the figures."""
+    command = [sys.executable, "-m", "benchmarks.load.probe", f"{seconds:.1f}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        yield lambda: dict(json.loads(process.communicate(timeout=30)[0]))
+    finally:
+        process.kill()
+        process.wait()
 
 
 def generate(plan: Plan, directory: Path, watch: server.Watch | None) -> None:

@@ -168,8 +168,9 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         "ACK to first audible packet": "ack_to_first_audible_ms",
         "|spacing - 20 ms|": "spacing_error_ms",
         "|spacing - timestamp step|": "spacing_vs_timestamp_ms",
+        "the machine's own wake-ups": "machine_wakeup_late_ms",
     }
-    spread = [(title, *(figures[key].get(column) for column in header[1:])) for title, key in names.items()]
+    spread = [(title, *(figures[key].get(c) for c in header[1:])) for title, key in names.items() if key in figures]
     singles: list[tuple[str, Any]] = []
     for group in ("calls", "rtp", "speech", "drift_ppm", "server", "generator"):
         for name, value in figures.get(group, {}).items():
