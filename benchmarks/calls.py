@@ -155,7 +155,7 @@ def _load(args: argparse.Namespace, calls: int, target: server.Target, directory
     records = analysis.by_call(analysis.read(directory / "records.bin"), calls)
     found = [analysis.analyse(r, c["closed"]) for r, c in zip(records, outcome["calls"], strict=True)]
     figures = report.figures(outcome["calls"], found)
-    figures["machine_wakeup_late_ms"] = wakeups
+    figures["machine_spacing_error_ms"] = wakeups
     counted = {name: value - before.get(name, 0.0) for name, value in after.items()}
     figures["server"] = (watch.figures() if watch else {}) | counted
     figures["generator"] = outcome["generator"]
@@ -164,7 +164,7 @@ def _load(args: argparse.Namespace, calls: int, target: server.Target, directory
 
 @contextlib.contextmanager
 def probing(seconds: float) -> Iterator[Callable[[], dict[str, float]]]:
-    """Measure the machine's own wake-ups for that long; what is yielded waits for the figures."""
+    """Measure the machine's own unevenness for that long; what is yielded waits for the figures."""
     command = [sys.executable, "-m", "benchmarks.load.probe", f"{seconds:.1f}"]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:

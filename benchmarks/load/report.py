@@ -168,7 +168,7 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         "ACK to first audible packet": "ack_to_first_audible_ms",
         "|spacing - 20 ms|": "spacing_error_ms",
         "|spacing - timestamp step|": "spacing_vs_timestamp_ms",
-        "the machine's own wake-ups": "machine_wakeup_late_ms",
+        "the same of an idle thread": "machine_spacing_error_ms",
     }
     spread = [(title, *(figures[key].get(c) for c in header[1:])) for title, key in names.items() if key in figures]
     singles: list[tuple[str, Any]] = []
