@@ -29,7 +29,8 @@ $(STAMPS)/phone: pyproject.toml | $(PY)
 
 $(STAMPS)/test: pyproject.toml | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]"
-	@scripts/debian-packages sip-tester baresip-core -- sh -c "command -v sipp && command -v baresip"
+	@scripts/debian-packages sip-tester baresip-core systemd -- \
+		sh -c "command -v sipp && command -v baresip && command -v systemd-analyze"
 	@mkdir -p $(STAMPS) && touch $@
 
 demo: $(STAMPS)/phone

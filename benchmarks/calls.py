@@ -148,14 +148,14 @@ def _load(args: argparse.Namespace, calls: int, target: server.Target, directory
     watch = server.Watch(target.pid) if target.pid else None
     with probing(plan.end - time.monotonic()) as probe:
         generate(plan, directory, watch)
-        wakeups = probe()
+        floor = probe()
     after = server.read_metrics(target.metrics_port)
 
     outcome = json.loads((directory / "calls.json").read_text(encoding="utf-8"))
     records = analysis.by_call(analysis.read(directory / "records.bin"), calls)
     found = [analysis.analyse(r, c["closed"]) for r, c in zip(records, outcome["calls"], strict=True)]
     figures = report.figures(outcome["calls"], found)
-    figures["machine_spacing_error_ms"] = wakeups
+    figures["machine_spacing_error_ms"] = floor
     counted = {name: value - before.get(name, 0.0) for name, value in after.items()}
     figures["server"] = (watch.figures() if watch else {}) | counted
     figures["generator"] = outcome["generator"]

@@ -2,7 +2,8 @@
 
     python -m benchmarks.load.probe SECONDS
 
-Runs beside the load, real-time where permitted, as the server's pacer does. Prints, as JSON, by how many ms two wake-ups due 20 ms apart were not 20 ms apart.
+Runs beside the load, real-time where permitted, as the server's pacer does. Prints, as JSON, by how many ms two
+wake-ups due 20 ms apart were not 20 ms apart.
 """
 
 from __future__ import annotations

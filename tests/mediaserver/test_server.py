@@ -1,0 +1,133 @@
+"""The server as a process: readiness, watchdog, graceful stop, and its systemd unit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mediaserver.phone.local_server import free_udp_port
+from tests.sip.doubles import make_request
+
+UNIT = Path(__file__).parents[2] / "systemd" / "chatterline.service"
+
+
+class Service:
+    """The server, and systemd's end of its notification socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_udp_port()
+        self.notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.notifications.bind(str(directory / "notify"))
+        self.sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.sip.connect(("127.0.0.1", self.port))
+        self._path = directory / "notify"
+
+    async def start(self, **settings: str) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATTERLINE_")}
+        own = {"NOTIFY_SOCKET": str(self._path), "WATCHDOG_USEC": "200000", "CHATTERLINE_SIP__PORT": str(self.port)}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mediaserver", "serve", env={**kept, **own, **settings}, stderr=subprocess.PIPE
+        )
+
+    async def notified(self, wanted: str) -> str:
+        """The next notification that begins so; others are passed over."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(30):
+            while True:
+                text = (await loop.sock_recv(self.notifications, 500)).decode()
+                if text.startswith(wanted):
+                    return text
+
+    async def answer(self, datagram: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.sip, datagram)
+        async with asyncio.timeout(10):
+            return await loop.sock_recv(self.sip, 4000)
+
+    async def call(self) -> bytes:
+        """An answered call that is never acknowledged: it lasts for 32 s."""
+        offer = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n"
+        return await self.answer(make_request("INVITE", headers={"Content-Type": "application/sdp"}, body=offer))
+
+    async def ended(self) -> tuple[int | None, str]:
+        """Exit status and log."""
+        async with asyncio.timeout(15):
+            _, log = await self.process.communicate()
+        return self.process.returncode, log.decode()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    made = Service(tmp_path)
+    yield made
+    if made.process.returncode is None:
+        made.process.kill()
+        await made.process.wait()
+    made.notifications.close()
+    made.sip.close()
+
+
+async def test_ready_watched_and_stopped(service: Service) -> None:
+    await service.start()
+    ready = await service.notified("READY=1")
+    assert f"127.0.0.1:{service.port}" in ready
+    assert (await service.answer(make_request("OPTIONS"))).startswith(b"SIP/2.0 200 OK")
+    for _ in range(3):
+        await service.notified("WATCHDOG=1")
+    service.process.send_signal(signal.SIGTERM)
+    await service.notified("STOPPING=1")
+    code, log = await service.ended()
+    assert code == 0
+    assert "Traceback" not in log
+    assert "stopped" in log
+
+
+async def test_a_draining_server_takes_no_calls_and_is_watched(service: Service) -> None:
+    await service.start()
+    await service.notified("READY=1")
+    assert (await service.call()).startswith(b"SIP/2.0 200")
+    service.process.send_signal(signal.SIGTERM)
+    await service.notified("STOPPING=1")
+    await service.notified("WATCHDOG=1")
+    refused = await service.answer(make_request("OPTIONS"))
+    while b"CSeq: 1 OPTIONS" not in refused:  # the 200 of the call is being sent again
+        refused = await service.answer(make_request("OPTIONS"))
+    assert refused.startswith(b"SIP/2.0 503 Server Is Shutting Down")
+    assert b"Retry-After: " in refused
+    service.process.send_signal(signal.SIGTERM)  # the second time: at once
+    code, log = await service.ended()
+    assert code == 0
+    assert "drained" in log
+    assert "Traceback" not in log
+
+
+async def test_the_drain_is_bounded(service: Service) -> None:
+    await service.start(CHATTERLINE_CALLS__DRAIN_S="0.2")
+    await service.notified("READY=1")
+    await service.call()
+    service.process.send_signal(signal.SIGTERM)
+    code, log = await service.ended()
+    assert code == 0
+    assert "drained" in log
+
+
+def test_the_unit_is_valid() -> None:
+    result = subprocess.run(["systemd-analyze", "verify", str(UNIT)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_unit_waits_longer_than_the_drain() -> None:
+    from mediaserver.config import CallsConfig
+    from mediaserver.server import FAREWELL_S
+
+    settings = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
+    assert float(settings["TimeoutStopSec"]) > CallsConfig().drain_s + FAREWELL_S
+    assert settings["Type"] == "notify"
