@@ -11,12 +11,13 @@ import structlog
 
 from mediaserver.config import CallsConfig, RtpConfig
 from mediaserver.negotiation import MediaFormat, Negotiator, NotAcceptableError
+from mediaserver.refusal import RefusedError
 from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.latch import Latch, LatchPolicy
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.session import RtpSession, SendFormat
-from mediaserver.speech_order import RefusedError, SpeechOrder, parse_order
+from mediaserver.speech_order import SpeechOrder, parse_order
 from mediaserver.speech_queue import MAX_BUFFERED_S, QueueFullError, SpeechQueue
 from sip.invite_session import EndCause, InviteSession, Reply
 from sip.message import IncomingRequest
@@ -86,7 +87,12 @@ class CallLeg:
         self._local_sdp, self._media = self._negotiate(order.sdp)
         self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S)
         self.speech = SpeechQueue(
-            services.engine, self.playout, services.calls.max_queued_chars, self._speech_idle, self.log
+            services.engine,
+            self.playout,
+            services.calls.max_queued_chars,
+            self._hang_up_if_done,
+            self._speech_failed,
+            self.log,
         )
         self.playout.on_event = deliver_to(self._loop, self.speech.playout_event)
         self.rtp = self._make_rtp()
@@ -96,9 +102,12 @@ class CallLeg:
         self._voice = order.voice
         self._hang_up_when_idle = order.hang_up
         self._ended = False
-        text = order.text if order.text is not None else services.calls.greeting
-        self._check(text, order.voice)
-        self.speech.say(text, order.voice)
+        if order.text is not None:
+            self._check(order.text, order.voice)
+            self.speech.say(order.text, order.voice)
+        else:
+            self._check("", order.voice)
+            self.speech.say(services.calls.greeting, order.voice)
 
     # The call's beginning:
 
@@ -185,8 +194,8 @@ class CallLeg:
         except EngineError as error:
             raise RefusedError(503, f"Speech Engine: {error}") from None
 
-    def _speech_idle(self) -> None:
-        self._hang_up_if_done()
+    def _speech_failed(self) -> None:
+        self.end(EndReason.FAILED)
 
     def _hang_up_if_done(self) -> None:
         if self._hang_up_when_idle and self._paced and self.speech.idle:
@@ -298,6 +307,8 @@ class CallLeg:
             utterances=counters.utterances,
             played=counters.played,
             cleared=counters.cleared,
+            failed=counters.failed,
+            unspeakable=counters.unspeakable,
             packets_sent=rtp.sent.packets,
             underruns=self.playout.underruns,
             packets_received=rtp.received.packets,

@@ -12,11 +12,12 @@ import structlog
 
 from mediaserver.call_leg import CallLeg, CallServices, EndReason
 from mediaserver.config import Config
+from mediaserver.refusal import RefusedError
 from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.pacer import PacedLeg
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.ports import NoPortsLeftError, PortAllocator
-from mediaserver.speech_order import RefusedError, parse_order
+from mediaserver.speech_order import parse_order
 from sip.errors import Fault
 from sip.invite_session import InviteSession
 from sip.message import SocketAddress
@@ -155,7 +156,7 @@ class Calls:
     async def _answer(self, leg: CallLeg) -> None:
         try:
             await leg.answer()
-        except OSError:
+        except Exception:
             if leg.end_reason is None:
                 leg.log.exception("media_failed")
                 leg.end(EndReason.FAILED)
@@ -175,5 +176,5 @@ class Calls:
     def _end_failed(self, rtp: PacedLeg, error: Exception) -> None:
         for leg in list(self.legs):
             if leg.rtp is rtp:
-                leg.log.error("media_failed", error=repr(error))
+                leg.log.error("media_failed", exc_info=error)
                 leg.end(EndReason.FAILED)

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import structlog
+import structlog.tracebacks
 
 from .config import LogConfig
 
@@ -17,7 +18,9 @@ def configure(config: LogConfig) -> None:
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     shared: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
@@ -25,7 +28,9 @@ def configure(config: LogConfig) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if json:
-        shared.append(structlog.processors.dict_tracebacks)
+        # Without local variables, here and above: they may hold what a caller has said.
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        shared.append(structlog.processors.ExceptionRenderer(transformer))
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),

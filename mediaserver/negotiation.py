@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mediaserver.rtp.codec import CODECS, Codec
-from sip.sdp import MediaDescription, SdpError, SessionDescription
+from sip.sdp import MediaDescription, SdpError, SessionDescription, connection
 from sip.transport import is_unspecified
 
 PTIMES_MS = (10, 20, 30, 40, 60)
@@ -31,8 +31,8 @@ class MediaFormat:
     "Of the packets that we send."
     event_payload_type: int | None
     "telephone-event, RFC 4733; None if the peer has none."
-    remote: tuple[str, int]
-    "Where the peer wants its packets, as the SDP says."
+    remote: tuple[str, int] | None
+    "Where the peer wants its packets, as the SDP says; None if it gives a name: then to where its own come from."
     sending: bool
     "Whether the peer wants to hear us now; False while it holds."
 
@@ -48,6 +48,10 @@ class Negotiator:
         self._session_id = secrets.randbits(62)
         self._version = 0
         self._last: bytes | None = None
+        self._streams: list[MediaDescription] = []
+        "The m= lines of the session, as last described: their number and order stay (section 8)."
+        self._audio_index = 0
+        self._event_payload_type = OFFERED_EVENT_PAYLOAD_TYPE
 
     @property
     def host(self) -> str:
@@ -67,17 +71,19 @@ class Negotiator:
         description = SessionDescription.parse(offer)
         chosen: MediaFormat | None = None
         answers = []
-        for media in description.media:
+        for index, media in enumerate(description.media):
             agreed = self._agree(description, media) if chosen is None else None
-            chosen = chosen or agreed
+            if agreed is not None:
+                chosen, self._audio_index = agreed, index
             answers.append(_refusal(media) if agreed is None else self._accept(description, media, agreed))
         if chosen is None:
             raise NotAcceptableError("no audio stream of the offer is one that we can do")
+        self._event_payload_type = chosen.event_payload_type or OFFERED_EVENT_PAYLOAD_TYPE
         return self._describe(answers), chosen
 
     def offer(self) -> bytes:
-        """Offer all that we can do (section 5)."""
-        event = OFFERED_EVENT_PAYLOAD_TYPE
+        """Offer all that we can do (section 5), in the audio stream that there is, if there is one (section 8)."""
+        event = self._event_payload_type
         media = MediaDescription(
             kind="audio",
             port=self._local[1],
@@ -90,14 +96,16 @@ class Negotiator:
                 ("sendrecv", None),
             ],
         )
-        return self._describe([media])
+        streams = [_refusal(stream) for stream in self._streams] or [media]
+        streams[self._audio_index] = media
+        return self._describe(streams)
 
     def accept_answer(self, answer: bytes) -> MediaFormat:
         """Take the answer to our offer (section 7). Raises SdpError or NotAcceptableError."""
         description = SessionDescription.parse(answer)
-        if not description.media:
-            raise NotAcceptableError("the answer has no stream")
-        agreed = self._agree(description, description.media[0])
+        if len(description.media) <= self._audio_index:
+            raise NotAcceptableError("the answer has no audio stream")
+        agreed = self._agree(description, description.media[self._audio_index])
         if agreed is None:
             raise NotAcceptableError("the answer takes nothing that was offered")
         return agreed
@@ -107,9 +115,7 @@ class Negotiator:
         if media.kind != "audio" or media.port == 0 or media.protocol not in PLAIN_RTP:
             return None
         host = description.host_of(media)
-        if host is None:
-            raise SdpError("audio has no c= line")
-        if (":" in host) != (":" in self._local[0]):
+        if host is not None and (":" in host) != (":" in self._local[0]):
             return None  # our socket is of the other IP version
         maps = _payload_maps(media)
         ours = {codec.name: codec for codec in self._codecs}
@@ -122,8 +128,8 @@ class Negotiator:
             payload_type=payload_type,
             ptime_ms=self._ptime(media),
             event_payload_type=next((number for number, name in maps.items() if name == "TELEPHONE-EVENT"), None),
-            remote=(host, media.port),
-            sending=direction in ("sendrecv", "recvonly") and not is_unspecified(host),
+            remote=(host, media.port) if host is not None else None,
+            sending=direction in ("sendrecv", "recvonly") and not (host is not None and is_unspecified(host)),
         )
 
     def _ptime(self, media: MediaDescription) -> int:
@@ -152,7 +158,8 @@ class Negotiator:
     def _describe(self, media: list[MediaDescription]) -> bytes:
         """Section 8: the version counts up when something changed."""
         host = self._local[0]
-        description = SessionDescription(host, media, host, self._session_id, self._version)
+        self._streams = media
+        description = SessionDescription(connection(host), media, host, self._session_id, self._version)
         if self._last is not None and bytes(description) != self._last:
             self._version += 1
             description = replace(description, version=self._version)

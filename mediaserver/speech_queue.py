@@ -23,6 +23,8 @@ BUFFER_AHEAD_S = 5.0
 "Audio is put into the playout buffer while less than this is in it: enough to outlast a busy moment."
 PIECE_S = 1.0
 "A chunk, which may be a long sentence, goes into the buffer in pieces of this length."
+MAX_UTTERANCES = 100
+"Not yet played to their end, in one call; short texts too take up room."
 MAX_BUFFERED_S = BUFFER_AHEAD_S + 2 * PIECE_S
 "What the playout buffer has to hold."
 _PIECE_BYTES = int(PIECE_S * SAMPLE_RATE) * BYTES_PER_SAMPLE
@@ -55,12 +57,15 @@ class Utterance:
     text: str = field(repr=False)
     voice: str | None
     cleared: bool = False
+    complete: bool = False
+    "All of it has been synthesised."
 
 
 class SpeechQueue:
     """The speech of one call. All methods belong to the event loop.
 
-    on_idle is called when all that was asked for has been played, or cleared away.
+    on_idle is called when all that was asked for has been played, or cleared away; on_failure if the queue itself has
+    broken down and will never speak again.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class SpeechQueue:
         playout: PlayoutBuffer,
         max_queued_chars: int,
         on_idle: Callable[[], None],
+        on_failure: Callable[[], None],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.counters = SpeechCounters()
@@ -76,6 +82,7 @@ class SpeechQueue:
         self._playout = playout
         self._max_queued_chars = max_queued_chars
         self._on_idle = on_idle
+        self._on_failure = on_failure
         self._log = log
         self._numbers = itertools.count(1)
         self._waiting: deque[Utterance] = deque()
@@ -98,6 +105,8 @@ class SpeechQueue:
         queued = sum(len(utterance.text) for utterance in self._waiting) if behind_queue else 0
         if queued + len(text) > self._max_queued_chars:
             raise QueueFullError(f"{queued} characters are waiting to be spoken")
+        if behind_queue and len(self._unfinished) >= MAX_UTTERANCES:
+            raise QueueFullError(f"{MAX_UTTERANCES} utterances are waiting to be spoken")
 
     def say(self, text: str, voice: str | None) -> int:
         """Queue a text; returns the utterance's number. Raises as check() does."""
@@ -110,6 +119,7 @@ class SpeechQueue:
         self._wake.set()
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())
+            self._task.add_done_callback(self._ended)
         return utterance.number
 
     def clear(self) -> None:
@@ -131,7 +141,7 @@ class SpeechQueue:
 
     def close(self) -> None:
         """The call is over. Idempotent."""
-        self._on_idle = _nothing
+        self._on_idle = self._on_failure = _nothing
         self.clear()
         if self._task is not None:
             self._task.cancel()
@@ -141,12 +151,19 @@ class SpeechQueue:
         if event.kind == "started":
             self._log.info("speech_started", utterance=event.tag)
             return
-        if not isinstance(event.tag, int) or self._unfinished.pop(event.tag, None) is None:
+        utterance = self._unfinished.pop(event.tag, None) if isinstance(event.tag, int) else None
+        if utterance is None:
             return  # cleared meanwhile
-        self.counters.played += 1
-        self._log.info("speech_finished", utterance=event.tag)
+        if utterance.complete:
+            self.counters.played += 1
+            self._log.info("speech_finished", utterance=event.tag)
         if self.idle:
             self._on_idle()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("speech_queue_failed", exc_info=task.exception())
+            self._on_failure()
 
     async def _run(self) -> None:
         """Synthesise one utterance after the other; lives as long as the call."""
@@ -162,10 +179,11 @@ class SpeechQueue:
         try:
             chunks = await self._synthesise(utterance)
         except EngineError as error:
-            self._count_failure(utterance, str(error))
+            self._count_failure(utterance, str(error), error)
         except Exception as error:  # noqa: BLE001  whatever an engine does wrong, the call goes on
-            self._count_failure(utterance, type(error).__name__)
+            self._count_failure(utterance, type(error).__name__, error)
         else:
+            utterance.complete = chunks > 0
             if not chunks and not utterance.cleared:
                 self.counters.unspeakable += 1
                 self._log.warning("nothing_speakable", utterance=utterance.number, chars=len(utterance.text))
@@ -174,10 +192,11 @@ class SpeechQueue:
         if not utterance.cleared:  # else clear() has closed it, and perhaps another has begun
             self._playout.end()
 
-    def _count_failure(self, utterance: Utterance, error: str) -> None:
+    def _count_failure(self, utterance: Utterance, reason: str, error: Exception) -> None:
         if not utterance.cleared:
             self.counters.failed += 1
-            self._log.error("synthesis_failed", utterance=utterance.number, error=error)
+            self._log.error("synthesis_failed", utterance=utterance.number, error=reason)
+            self._log.debug("synthesis_failure", utterance=utterance.number, exc_info=error)
 
     async def _synthesise(self, utterance: Utterance) -> int:
         """Move one utterance's chunks from the engine to the buffer; returns how many."""

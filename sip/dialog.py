@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
-from sipmessage import URI, Address, Request
+from sipmessage import Request
 
+from .address import Uri, parse_name_addr, parse_uri
 from .errors import Fault
 from .message import BRANCH_COOKIE, IncomingRequest, SocketAddress, VerbatimURI, with_tag
 
@@ -69,7 +70,7 @@ class Dialog:
 
     def next_hop(self) -> SocketAddress:
         """The host and port that a request of ours goes to (section 12.2.1.1); the host may be a name."""
-        uri = _uri(self.route_set[0]) if self.route_set else VerbatimURI.of(self.remote_target)
+        uri = _uri(self.route_set[0]) if self.route_set else parse_uri(self.remote_target)
         return uri.host.strip("[]"), uri.port or DEFAULT_PORT
 
     def create_request(self, method: str, sent_by: str, headers: tuple[tuple[str, str], ...] = ()) -> Request:
@@ -103,8 +104,8 @@ class Dialog:
         return str(first), [*self.route_set[1:], f"<{self.remote_target}>"]
 
 
-def _uri(address: str) -> URI:
-    return Address.parse(address).uri
+def _uri(address: str) -> Uri:
+    return parse_name_addr(address).uri
 
 
 def contact_uri(request: IncomingRequest) -> str:
@@ -113,22 +114,20 @@ def contact_uri(request: IncomingRequest) -> str:
     if len(contacts) != 1:
         raise ValueError("Missing Contact" if not contacts else "More Than One Contact")
     try:
-        Address.parse(contacts[0])
-        start, bracket, rest = contacts[0].rpartition("<")
-        text = rest.partition(">")[0] if bracket else contacts[0].partition(";")[0].strip()
-        if VerbatimURI.of(text).scheme not in ("sip", "sips"):
-            raise ValueError(start)
-    except (ValueError, TypeError):
+        uri = _uri(contacts[0])
+    except ValueError:
         raise ValueError("Contact Is Not Valid") from None
-    return text
+    if uri.scheme not in ("sip", "sips"):
+        raise ValueError("Contact Is Not Valid")
+    return uri.text
 
 
 def _route_set(request: IncomingRequest) -> list[str]:
     routes = request.values("Record-Route")
     try:
-        for route in routes:
-            if not _uri(route).host:
-                raise ValueError(route)
-    except (ValueError, TypeError):
-        raise ValueError("Record-Route Is Not Valid") from None
+        usable = all(_uri(route).host for route in routes)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("Record-Route Is Not Valid")
     return routes

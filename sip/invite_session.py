@@ -130,8 +130,8 @@ class InviteSession:
     def accept(self, body: bytes, content_type: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Answer with a 200, sent until its ACK comes."""
         if self._state is _State.PROCEEDING:
-            self._state = _State.ACCEPTED
             self._accept(self._invite, Reply(200, None, headers, body, content_type))
+            self._state = _State.ACCEPTED
 
     def reject(self, code: int, reason: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Answer with a failure; the handler hears nothing more."""
@@ -154,6 +154,7 @@ class InviteSession:
             confirmed = self._state is _State.CONFIRMED
             self._state = _State.LEAVING
             if confirmed:
+                self._stop_awaiting_ack()  # of a re-INVITE
                 self._send_bye()
             self._end(EndCause.HUNG_UP)
 
@@ -262,7 +263,8 @@ class InviteSession:
     _bye_headers: tuple[tuple[str, str], ...] = ()
 
     def _send_bye(self) -> None:
-        self._agent.send_in_dialog(self.dialog, "BYE", self._bye_headers, self._forget)
+        fallback = self.request.source  # if the peer's Contact or route does not resolve
+        self._agent.send_in_dialog(self.dialog, "BYE", self._bye_headers, fallback, self._forget)
 
     def _end(self, cause: EndCause) -> None:
         """For the application; once."""
@@ -283,6 +285,12 @@ class InviteSession:
     def _refuse(self, served: ServedRequest, fault: Fault) -> None:
         self._log.info("request_refused", method=served.request.method, code=fault.code, reason=fault.reason)
         self._respond(served, Reply(fault.code, fault.reason, fault.headers))
+
+    def break_down(self) -> None:
+        """The application has failed on something in this session: end it, if it has not been."""
+        if not self.ended:
+            self.hang_up()
+            self._end(EndCause.HUNG_UP)
 
     def terminate(self) -> None:
         """Stop all timers without a word to anyone: the user agent is closing."""

@@ -42,6 +42,8 @@ class MachineRunner:
         self._handle = self._at = None
         # The loop may wake a trifle early: its clock has the resolution that it has.
         deadline = self._machine.next_timeout()
-        self._machine.handle_timeout(max(self._clock.time(), deadline or 0.0))
-        self.reschedule()
-        self._after()
+        try:
+            self._machine.handle_timeout(max(self._clock.time(), deadline or 0.0))
+        finally:
+            self.reschedule()
+            self._after()

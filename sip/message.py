@@ -1,8 +1,8 @@
 """SIP messages as received, checked once, and responses made for them.
 
-The grammar is sipmessage's. This module adds what a server facing a network needs: bounds, line folding, one error
-type, and responses that copy headers verbatim, because re-serialising a Via or a From may escape it differently
-and a peer compares octets.
+The framing is sipmessage's, addresses are scanned by sip.address. This module adds what a server facing a network
+needs: bounds, line folding, one error type, and responses that copy headers verbatim, because re-serialising a Via or
+a From may escape it differently and a peer compares octets.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sipmessage import URI, Address, CSeq, Message, Request, Response, Via
+from sipmessage import URI, CSeq, Message, Request, Response
 
+from .address import Via, parse_name_addr, parse_uri, parse_via, split_values
 from .errors import Fault, MalformedMessageError
 
 SocketAddress = tuple[str, int]
@@ -26,7 +27,8 @@ BRANCH_COOKIE = "z9hG4bK"  # RFC 3261 section 8.1.1.7
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _START_LINE = re.compile(rb"([A-Za-z0-9\-.!%*_+`'~]{1,64}) (\S+) (SIP/\d+\.\d+)$", re.IGNORECASE)
-_PLACEHOLDER_URI = b"sip:invalid.invalid"
+_PLACEHOLDER = b" sip:invalid.invalid SIP/2.0"
+_SPACE_BEFORE_COLON = re.compile(rb"^([A-Za-z0-9\-.!%*_+`'~]{1,64})[ \t]+:", re.MULTILINE)
 _MANDATORY = ("Via", "From", "To", "Call-ID", "CSeq")
 _SINGLE = ("From", "To", "Call-ID", "CSeq", "Max-Forwards", "Content-Length", "Content-Type")
 
@@ -66,8 +68,8 @@ class VerbatimURI(URI):
     @classmethod
     def of(cls, text: str) -> VerbatimURI:
         """Raises ValueError if the text is no URI."""
-        uri = URI.parse(text)
-        return cls(uri.scheme, uri.host, uri.user, uri.password, uri.port, uri.parameters, text)
+        uri = parse_uri(text)
+        return cls(scheme=uri.scheme, host=uri.host, port=uri.port, text=text)
 
     def __str__(self) -> str:
         return self.text
@@ -116,7 +118,7 @@ def parse_datagram(datagram: bytes) -> tuple[Request | Response, Fault | None]:
         raise MalformedMessageError("no empty line ends the headers")
     if len(head) > MAX_HEADER_BYTES or head.count(b"\r\n") > MAX_HEADER_LINES:
         raise MalformedMessageError("too many headers")
-    head = _FOLD.sub(b" ", head)
+    head = _SPACE_BEFORE_COLON.sub(rb"\1:", _FOLD.sub(b" ", head))
     if _CONTROL.search(head.replace(b"\r\n", b"")):
         raise MalformedMessageError("control character in a header")
     fault = None
@@ -126,10 +128,14 @@ def parse_datagram(datagram: bytes) -> tuple[Request | Response, Fault | None]:
         fault = Fault(400, "Headers Are Not UTF-8")
         head = head.decode(errors="replace").encode()
     start, _, rest = head.partition(b"\r\n")
-    if not start.startswith(b"SIP/"):
-        start, fault_in_start = _check_start_line(start)
+    if start.startswith(b"SIP/"):
+        message = _parse(head, body)
+    else:
+        method, uri, fault_in_start = _check_start_line(start)
+        message = _parse(method + _PLACEHOLDER + (b"\r\n" + rest if rest else b""), body)
+        if isinstance(message, Request) and uri is not None:
+            message.uri = uri
         fault = fault_in_start or fault
-    message = _parse(start + b"\r\n" + rest if rest else start, body)
     try:
         _fit_body(message)
     except ValueError as error:
@@ -140,27 +146,23 @@ def parse_datagram(datagram: bytes) -> tuple[Request | Response, Fault | None]:
 def _parse(head: bytes, body: bytes) -> Request | Response:
     try:
         return Message.parse(head + b"\r\n\r\n" + body)
-    except (ValueError, TypeError) as error:  # TypeError: sipmessage on a parameter named "self"
+    except ValueError as error:
         raise MalformedMessageError(f"not a SIP message: {error}") from None
 
 
-def _check_start_line(start: bytes) -> tuple[bytes, Fault | None]:
-    """A request line that can be parsed, and what was wrong with the one that came."""
+def _check_start_line(start: bytes) -> tuple[bytes, VerbatimURI | None, Fault | None]:
+    """Method and Request-URI, or what is wrong with them. The URI is ours to parse: see sip.address."""
     match = _START_LINE.match(start)
     if match is None:
         raise MalformedMessageError("the first line is neither a request line nor a status line")
     method, uri, version = match.groups()
     if version.upper() != b"SIP/2.0":
-        return method + b" " + _PLACEHOLDER_URI + b" SIP/2.0", Fault(505, REASONS[505])
+        return method, None, Fault(505, REASONS[505])
     try:
-        URI.parse(uri.decode())
-    except (ValueError, TypeError):
-        scheme = uri.partition(b":")[0].lower()
-        fault = (
-            Fault(400, "Request-URI Is Not Valid") if scheme in (b"sip", b"sips", b"tel") else Fault(416, REASONS[416])
-        )
-        return method + b" " + _PLACEHOLDER_URI + b" SIP/2.0", fault
-    return method + b" " + uri + b" SIP/2.0", None
+        return method, VerbatimURI.of(uri.decode()), None
+    except ValueError:
+        known = uri.partition(b":")[0].lower() in (b"sip", b"sips", b"tel")
+        return method, None, Fault(400, "Request-URI Is Not Valid") if known else Fault(416, REASONS[416])
 
 
 def _fit_body(message: Request | Response) -> None:
@@ -187,14 +189,14 @@ def check_request(message: Request, source: SocketAddress) -> IncomingRequest | 
             return Fault(400, f"More Than One {name}")
     name = "Via"
     try:
-        via = Via.parse(split_values(headers["Via"])[0])
+        via = parse_via(next(iter(split_values(headers["Via"])), ""))
         name = "From"
-        from_tag = Address.parse(headers["From"]).parameters.get("tag")
+        from_tag = parse_name_addr(headers["From"]).parameters.get("tag")
         name = "To"
-        to_tag = Address.parse(headers["To"]).parameters.get("tag")
+        to_tag = parse_name_addr(headers["To"]).parameters.get("tag") or None
         name = "CSeq"
         cseq = CSeq.parse(headers["CSeq"])
-    except (ValueError, TypeError):
+    except ValueError:
         return Fault(400, f"{name} Is Not Valid")
     if not from_tag:
         return Fault(400, "From Has No Tag")
@@ -215,7 +217,7 @@ def check_request(message: Request, source: SocketAddress) -> IncomingRequest | 
         to_tag=to_tag,
         cseq=cseq.sequence,
         via=via,
-        branch=via.parameters.get("branch") or "",
+        branch=via.branch,
     )
 
 
@@ -225,28 +227,6 @@ def _check_max_forwards(value: str | None) -> Fault | None:
     if not (value.isascii() and value.isdigit() and len(value) <= 3):
         return Fault(400, "Max-Forwards Is Not Valid")
     return None
-
-
-def split_values(line: str) -> list[str]:
-    """Split a header line at the commas that are neither quoted nor within angle brackets."""
-    values: list[str] = []
-    start = 0
-    quoted = bracketed = escaped = False
-    for index, char in enumerate(line):
-        if escaped:
-            escaped = False
-        elif quoted:
-            escaped = char == "\\"
-            quoted = char != '"'
-        elif char == '"':
-            quoted = True
-        elif char in "<>":
-            bracketed = char == "<"
-        elif char == "," and not bracketed:
-            values.append(line[start:index].strip())
-            start = index + 1
-    values.append(line[start:].strip())
-    return [value for value in values if value]
 
 
 def build_response(
@@ -284,9 +264,9 @@ def build_response(
 def with_tag(to: str, tag: str) -> str:
     """A To value with our tag, unless it has one."""
     try:
-        if Address.parse(to).parameters.get("tag"):
+        if parse_name_addr(to).parameters.get("tag"):
             return to
-    except (ValueError, TypeError):
+    except ValueError:
         return to  # echoed as it came, in the 400 that says so
     if "<" not in to:  # an addr-spec alone: brackets keep the tag out of the URI
         uri, _, parameters = to.partition(";")

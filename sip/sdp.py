@@ -27,8 +27,8 @@ class MediaDescription:
     port: int
     protocol: str
     formats: list[str]
-    host: str | None = None
-    "Address of its own c= line."
+    connection: str | None = None
+    "Its own c= line, as `connection()` makes it."
     attributes: list[Attribute] = field(default_factory=list)
 
     def attribute(self, name: str) -> str | None:
@@ -43,8 +43,8 @@ class MediaDescription:
 class SessionDescription:
     """A session description."""
 
-    host: str | None
-    "Address of the session's c= line."
+    connection: str | None
+    "The session's c= line, as `connection()` makes it."
     media: list[MediaDescription]
     origin_host: str = "127.0.0.1"
     session_id: int = 0
@@ -64,7 +64,7 @@ class SessionDescription:
         lines = [line for line in lines if line]
         if not lines or lines[0] != "v=0":
             raise SdpError("session description does not begin with v=0")
-        description = cls(host=None, media=[])
+        description = cls(connection=None, media=[])
         for line in lines[1:]:
             if len(line) < 2 or line[1] != "=":
                 raise SdpError(f"line is not <type>=<value>: {line[:40]!r}")
@@ -79,11 +79,10 @@ class SessionDescription:
                 raise SdpError("too many m= lines")
             self.media.append(_parse_media(value))
         elif kind == "c":
-            host = _parse_connection(value)
             if media is None:
-                self.host = host
+                self.connection = value
             else:
-                media.host = media.host or host
+                media.connection = media.connection or value
         elif kind == "a":
             name, colon, rest = value.partition(":")
             attributes = self.attributes if media is None else media.attributes
@@ -92,14 +91,20 @@ class SessionDescription:
             self._take_origin(value)
 
     def _take_origin(self, value: str) -> None:
+        """We do not need it: one that is not valid, as with blanks in the user name, is passed over."""
         bits = value.split()
-        if len(bits) != 6 or not (_is_number(bits[1], 20) and _is_number(bits[2], 20)):
-            raise SdpError("o= is not valid")
-        self.session_id, self.version, self.origin_host = int(bits[1]), int(bits[2]), bits[5]
+        if len(bits) == 6 and _is_number(bits[1], 20) and _is_number(bits[2], 20):
+            self.session_id, self.version, self.origin_host = int(bits[1]), int(bits[2]), bits[5]
 
     def host_of(self, media: MediaDescription) -> str | None:
-        """Where a medium's packets are to be sent (RFC 8866 section 5.7)."""
-        return media.host or self.host
+        """Where a medium's packets are to be sent (RFC 8866 section 5.7): an IP address, or None if a name is given.
+
+        Raises SdpError. Only the media that one wants need to have a valid c= line.
+        """
+        connection = media.connection or self.connection
+        if connection is None:
+            raise SdpError(f"{media.kind} has no c= line")
+        return _parse_connection(connection)
 
     def direction_of(self, media: MediaDescription) -> str:
         """RFC 8866 section 6.7: the medium's own, else the session's, else sendrecv."""
@@ -115,14 +120,14 @@ class SessionDescription:
             f"o=- {self.session_id} {self.version} IN {_address_type(self.origin_host)} {self.origin_host}",
             "s=-",
         ]
-        if self.host is not None:
-            lines.append(_connection(self.host))
+        if self.connection is not None:
+            lines.append(f"c={self.connection}")
         lines.append("t=0 0")
         lines += [_attribute(attribute) for attribute in self.attributes]
         for media in self.media:
             lines.append(f"m={media.kind} {media.port} {media.protocol} {' '.join(media.formats)}")
-            if media.host is not None:
-                lines.append(_connection(media.host))
+            if media.connection is not None:
+                lines.append(f"c={media.connection}")
             lines += [_attribute(attribute) for attribute in media.attributes]
         return "".join(f"{line}\r\n" for line in lines).encode()
 
@@ -148,7 +153,7 @@ def _parse_media(value: str) -> MediaDescription:
     return MediaDescription(kind=bits[0], port=int(port), protocol=bits[2], formats=bits[3:])
 
 
-def _parse_connection(value: str) -> str:
+def _parse_connection(value: str) -> str | None:
     bits = value.split()
     if len(bits) != 3 or bits[0] != "IN" or bits[1] not in ("IP4", "IP6"):
         raise SdpError("c= is not valid")
@@ -156,7 +161,7 @@ def _parse_connection(value: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        raise SdpError("c= is not an IP address") from None  # names would need a DNS query in mid-answer
+        return None  # a name: it would need a DNS query in the middle of an answer
     if address.is_multicast:
         raise SdpError("c= is a multicast address")
     return host
@@ -166,8 +171,9 @@ def _address_type(host: str) -> str:
     return "IP6" if ":" in host else "IP4"
 
 
-def _connection(host: str) -> str:
-    return f"c=IN {_address_type(host)} {host}"
+def connection(host: str) -> str:
+    """The value of a c= line for an IP address."""
+    return f"IN {_address_type(host)} {host}"
 
 
 def _attribute(attribute: Attribute) -> str:

@@ -6,13 +6,13 @@ out through its user. Timers are named by the RFC's letters.
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from enum import Enum, auto
 from typing import Protocol
 
 from sipmessage import Request, Response
 
+from .address import parse_via, split_values
 from .message import BRANCH_COOKIE, IncomingRequest
 from .timers import TimedMachine, TimerValues
 
@@ -28,9 +28,6 @@ class State(Enum):
     CONFIRMED = auto()
     TERMINATED = auto()
 
-
-# Not sipmessage's Via: a peer's `received` may be an IPv6 address, which that cannot read.
-_BRANCH = re.compile(r"^[^,]*?;\s*branch\s*=\s*([^;,\s]+)", re.IGNORECASE)
 
 TransactionKey = tuple[str, ...]
 
@@ -144,8 +141,8 @@ def server_key(request: IncomingRequest, method: str | None = None) -> Transacti
 
 def client_key(message: Request | Response) -> TransactionKey | None:
     """What identifies a client transaction (section 17.1.3); None if the message lacks it."""
-    branch = _BRANCH.search(message.headers.get("Via") or "")
     try:
-        return (branch[1], message.cseq.method) if branch else None
-    except (KeyError, ValueError):
+        branch = parse_via(split_values(message.headers["Via"])[0]).branch
+        return (branch, message.cseq.method) if branch else None
+    except (KeyError, IndexError, ValueError):
         return None

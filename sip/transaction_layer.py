@@ -59,6 +59,8 @@ class ServedRequest(_Run):
         """Send a response; ignored once a final one has been sent."""
         self._layer.stats.responses_sent[response.code] += 1
         self._transaction.respond(response, self._layer.clock.time())
+        if response.code >= 200:
+            self.request.message.body = b""  # it stays for 32 s, and is not needed any more
         self._settle()
 
     def receive(self, request: IncomingRequest) -> None:

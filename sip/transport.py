@@ -57,6 +57,8 @@ class UdpTransport(asyncio.DatagramProtocol):
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            if family == socket.AF_INET6:  # as the RTP sockets: an IPv4 peer would be told an IPv6 address
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))
             self._local = sock.getsockname()[:2]
             await loop.create_datagram_endpoint(lambda: self, sock=sock)
@@ -80,7 +82,7 @@ class UdpTransport(asyncio.DatagramProtocol):
             return
         try:
             self._transport.sendto(data, destination)
-        except (OSError, ValueError) as error:  # ValueError: uvloop on an address of another family
+        except (OSError, ValueError, OverflowError) as error:  # uvloop on an address of another family
             self._count_error(error)
 
     def advertised(self, peer: SocketAddress) -> SocketAddress:
@@ -132,5 +134,8 @@ async def resolve(address: SocketAddress) -> SocketAddress:
         return str(ipaddress.ip_address(host)), port
     except ValueError:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except UnicodeError as error:  # a label of more than 63 characters
+            raise OSError(f"{host[:80]!r} is not a host name") from error
         return str(found[0][4][0]), port

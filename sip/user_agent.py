@@ -121,8 +121,10 @@ class UserAgent:
             return
         if isinstance(message, Request):
             self._receive_request(message, source, fault if allowed else Fault(403, "Forbidden"))
-        elif allowed and not self._layer.receive_response(message):
-            self.stats.datagrams_unmatched += 1
+        elif allowed:
+            self.stats.responses_received += 1
+            if not self._layer.receive_response(message):
+                self.stats.datagrams_unmatched += 1
 
     def _receive_request(self, message: Request, source: SocketAddress, fault: Fault | None) -> None:
         method = message.method if message.method in ALLOWED_METHODS + OTHER_METHODS else "OTHER"
@@ -147,7 +149,7 @@ class UserAgent:
         """A request that matches no transaction."""
         if request.method == "ACK":
             self._receive_ack(request)
-        elif len(self._layer.servers) >= self._config.max_transactions:
+        elif len(self._layer.servers) >= self._most_transactions(request):
             overload = Fault(503, "Too Many Transactions", (("Retry-After", OVERLOAD_RETRY_S),))
             self._refuse_statelessly(request.message, response_address(request.via, request.source), overload)
         else:
@@ -156,21 +158,41 @@ class UserAgent:
             served = self._layer.serve(request)
             if fault is not None:
                 self._refuse(served, fault)
-            elif request.method == "CANCEL":
+            else:
+                self._serve(served, session)
+
+    def _most_transactions(self, request: IncomingRequest) -> int:
+        """Calls that are up can be controlled and ended when no new ones are taken."""
+        return self._config.max_transactions * (2 if self._session_of(request) is not None else 1)
+
+    def _serve(self, served: ServedRequest, session: InviteSession | None) -> None:
+        method = served.request.method
+        try:
+            if method == "CANCEL":
                 self._cancel(served)
             elif session is not None:
                 session.receive_request(served)
-            elif request.method == "INVITE":
+            elif method == "INVITE":
                 self._invite(served)
             else:
                 self.respond(served, self.options())
+        except Exception:  # noqa: BLE001 - what the application stumbles over must leave no transaction open
+            _log.exception("request_failed", call_id=served.request.call_id, method=method)
+            self.respond(served, Reply(500))
+            begun = self._by_invite.get(_invite_id(served.request))
+            if begun is not None and method == "INVITE":
+                begun.break_down()
 
     def _receive_ack(self, ack: IncomingRequest) -> None:
         session = self._session_of(ack)
         if session is None:
             self.stats.datagrams_unmatched += 1
-        else:
+            return
+        try:
             session.receive_ack(ack)
+        except Exception:  # noqa: BLE001 - nor a call half dead
+            _log.exception("ack_failed", call_id=ack.call_id)
+            session.break_down()
 
     def _session_of(self, request: IncomingRequest) -> InviteSession | None:
         if request.to_tag is None:
@@ -236,10 +258,18 @@ class UserAgent:
         return response
 
     def send_in_dialog(
-        self, dialog: Dialog, method: str, headers: tuple[tuple[str, str], ...], done: Callable[[], None]
+        self,
+        dialog: Dialog,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        fallback: SocketAddress,
+        done: Callable[[], None],
     ) -> None:
-        """Send a request in a dialog; `done` is called with its final response or its failure."""
-        task = asyncio.ensure_future(self._send_in_dialog(dialog, method, headers, done))
+        """Send a request in a dialog; `done` is called with its final response or its failure.
+
+        fallback: where it goes if the dialog's next hop does not resolve.
+        """
+        task = asyncio.ensure_future(self._send_in_dialog(dialog, method, headers, fallback, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -250,15 +280,19 @@ class UserAgent:
         self._session_gone.set()
 
     async def _send_in_dialog(
-        self, dialog: Dialog, method: str, headers: tuple[tuple[str, str], ...], done: Callable[[], None]
+        self,
+        dialog: Dialog,
+        method: str,
+        headers: tuple[tuple[str, str], ...],
+        fallback: SocketAddress,
+        done: Callable[[], None],
     ) -> None:
         log = _log.bind(call_id=dialog.call_id, method=method)
         try:
             destination = await resolve(dialog.next_hop())
         except OSError as error:
             log.warning("next_hop_unresolved", host=dialog.next_hop()[0], error=str(error))
-            done()
-            return
+            destination = fallback
         sent_by = host_port(self.transport.advertised(destination))
         request = dialog.create_request(method, sent_by, (("User-Agent", self._config.server_name), *headers))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from sipmessage import Request, Via
+from sipmessage import Request
 
-from .message import SocketAddress, split_values
+from .address import Via, parse_via, split_values
+from .message import SocketAddress
 
 DEFAULT_PORT = 5060
 _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*(?:;|$))", re.IGNORECASE)
@@ -18,8 +19,8 @@ def top_via(request: Request) -> Via | None:
     lines = request.headers.getlist("Via")
     values = split_values(lines[0]) if lines else []
     try:
-        return Via.parse(values[0]) if values else None
-    except (ValueError, TypeError):
+        return parse_via(values[0]) if values else None
+    except ValueError:
         return None
 
 

@@ -37,7 +37,7 @@ class PcmChunk:
 class SpeechRequest:
     """One utterance to be spoken."""
 
-    text: str
+    text: str = field(repr=False)  # no log should hold it
     voice: str | None = None
     "One of the engine's voices; None for its default."
     sample_rate: int = 8000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -116,11 +117,12 @@ class WorkerPool:
         for job in dropped:
             job.future.cancel()
 
-    def join(self) -> None:
-        """Block until every worker has ended; after close(), and off the event loop."""
+    def join(self, seconds: float | None = None) -> None:
+        """Block until every worker has ended, or for that long; after close(), and off the event loop."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _withdraw(self, job: Job[Any]) -> None:
         with self._changed:

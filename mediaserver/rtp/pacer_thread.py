@@ -81,8 +81,8 @@ class PacerThread:
                 awaken.acquire(timeout=wait)
 
     def _report(self, leg: PacedLeg, error: Exception) -> None:
-        _log.error("RTP leg taken off the pacer: sending raised", exc_info=error)
         if self._on_failure is None:
+            _log.error("RTP leg taken off the pacer: sending raised", exc_info=error)
             return
         try:
             self._on_failure(leg, error)

@@ -17,8 +17,10 @@ log = structlog.get_logger("call").bind(call_id="c-1")
 log.debug("speech_queued", text="secret words")
 log.info("call_answered", codec="PCMU")
 logging.getLogger("library").warning("something %s", "happened")
-try:
+def fail(text):
     1 / 0
+try:
+    fail("secret words")
 except ZeroDivisionError:
     log.exception("failed")
 """

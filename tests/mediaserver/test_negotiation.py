@@ -95,7 +95,7 @@ def test_streams_that_are_not_taken_are_refused_in_their_places() -> None:
         ("audio", 20_000),
         ("audio", 0),
     ]
-    assert media.remote[1] == 4000
+    assert media.remote == ("192.0.2.10", 4000)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,29 @@ def test_an_answer_that_takes_nothing(media: str) -> None:
     ours.offer()
     with pytest.raises(NotAcceptableError):
         ours.accept_answer(offer(media))
+
+
+def test_a_later_offer_of_ours_keeps_the_streams_in_their_places() -> None:
+    """Section 8: as many m= lines as before, and payload types that mean what they meant."""
+    ours = negotiator()
+    ours.answer(offer("m=video 5000 RTP/AVP 99\r\n" + audio("0 96", "rtpmap:96 telephone-event/8000")))
+    described = SessionDescription.parse(ours.offer()).media
+    assert [(stream.kind, stream.port) for stream in described] == [("video", 0), ("audio", 20_000)]
+    assert described[1].formats == ["0", "8", "96"]
+    media = ours.accept_answer(offer("m=video 0 RTP/AVP 99\r\n" + audio("8 96", "rtpmap:96 telephone-event/8000")))
+    assert (media.codec.name, media.event_payload_type) == ("PCMA", 96)
+
+
+def test_a_peer_that_gives_a_name_is_sent_to_where_it_sends_from() -> None:
+    _, media = negotiator().answer(offer(audio("0"), "c=IN IP4 pbx.example\r\n"))
+    assert media.remote is None
+    assert media.sending
+
+
+def test_a_stream_that_we_refuse_may_be_as_odd_as_it_likes() -> None:
+    video = "m=video 5000 RTP/AVP 99\r\nc=nonsense\r\na=rtpmap:nonsense\r\n"
+    _, media = negotiator().answer(offer(video + audio("0")))
+    assert media.remote == ("192.0.2.10", 4000)
 
 
 def test_the_version_counts_changes_only() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediaserver.speech_order import RefusedError, SpeechOrder, parse_order
+from mediaserver.refusal import RefusedError
+from mediaserver.speech_order import SpeechOrder, parse_order
 from sip.user_agent import ACCEPTED_TYPES
 from tests.sip.doubles import incoming, make_request
 
@@ -82,6 +83,15 @@ def test_encoded_parts_are_decoded() -> None:
     assert order(body=body, Content_Type='multipart/mixed; boundary="b1"').text == "Hello"
 
 
+def test_optional_parts_that_we_do_not_know_are_passed_over() -> None:
+    isup = "Content-Type: application/isup;version=x\r\nContent-Disposition: signal;handling=optional"
+    body = multipart(("Content-Type: application/sdp", SDP), (isup, b"\x01\x10"))
+    assert order(body=body, Content_Type=MULTIPART).sdp is not None
+    required = isup.replace("optional", "required")
+    body = multipart(("Content-Type: application/sdp", SDP), (required, b"\x01"))
+    assert refusal(body=body, Content_Type=MULTIPART)[0] == 415
+
+
 def test_header_and_body_are_both_said() -> None:
     assert order(INFO_TYPES, X_TTS_Text="One.", body=b"Two.", Content_Type="text/plain").text == "One. Two."
 
@@ -95,7 +105,7 @@ def test_header_and_body_are_both_said() -> None:
         ({"body": b"x", "Content_Type": None}, 415, "Unsupported Media Type"),
         ({"body": b"x", "Content_Type": "nonsense"}, 415, "Unsupported Media Type"),
         ({"body": b"\xff\xfe", "Content_Type": "text/plain"}, 400, "UTF-8"),
-        ({"body": b"x", "Content_Type": "text/plain;charset=klingon"}, 400, "KLINGON"),
+        ({"body": b"x", "Content_Type": "text/plain;charset=klingon"}, 415, "klingon"),
         ({"body": b"x", "Content_Type": "text/plain", "Content_Encoding": "gzip"}, 415, "Content-Encoding"),
         ({"body": b"x", "Content_Type": "multipart/mixed"}, 400, "Multipart"),
         (
@@ -130,7 +140,17 @@ def test_refusals_say_why(headers: dict[str, object], code: int, said: str) -> N
 def test_a_multipart_within_a_multipart_is_refused() -> None:
     inner = multipart(("Content-Type: text/plain", b"x"), boundary="b2")
     body = multipart(("Content-Type: multipart/mixed;boundary=b2", inner))
-    assert refusal(body=body, Content_Type=MULTIPART)[0] == 415
+    assert refusal(body=body, Content_Type=MULTIPART) == (400, "Multipart Body Is Nested")
+
+
+@pytest.mark.parametrize("kind", ["multipart/mixed;boundary=x", "message/rfc822"])
+def test_deep_nesting_is_refused_before_it_costs_anything(kind: str) -> None:
+    body = b"--b1\r\n" + f"Content-Type: {kind}\r\n\r\n--x\r\n".encode() * 2000
+    assert refusal(body=body, Content_Type=MULTIPART)[0] == 400
+
+
+def test_a_character_set_with_a_nul_is_refused() -> None:
+    assert refusal(body=b"x", Content_Type="text/plain;charset*=us-ascii''a%00b")[0] == 415
 
 
 def test_what_is_not_accepted_here_is_refused_with_what_is() -> None:

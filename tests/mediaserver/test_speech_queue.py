@@ -9,7 +9,14 @@ import pytest
 import structlog
 
 from mediaserver.rtp.playout import PlayoutBuffer
-from mediaserver.speech_queue import BUFFER_AHEAD_S, MAX_BUFFERED_S, PIECE_S, QueueFullError, SpeechQueue
+from mediaserver.speech_queue import (
+    BUFFER_AHEAD_S,
+    MAX_BUFFERED_S,
+    MAX_UTTERANCES,
+    PIECE_S,
+    QueueFullError,
+    SpeechQueue,
+)
 from tests.mediaserver.fake_engine import FakeEngine, pcm_of
 from tts_engine.errors import UnknownVoiceError
 
@@ -21,13 +28,16 @@ class Fixture:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        self.idles = 0
+        self.idles = self.failures = 0
         self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S)
-        self.queue = SpeechQueue(self.engine, self.playout, 100, self._idle, structlog.get_logger())
+        self.queue = SpeechQueue(self.engine, self.playout, 100, self._idle, self._failed, structlog.get_logger())
         self.playout.on_event = self.queue.playout_event
 
     def _idle(self) -> None:
         self.idles += 1
+
+    def _failed(self) -> None:
+        self.failures += 1
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -144,7 +154,7 @@ async def test_nothing_speakable_is_finished_at_once(fixture: Fixture) -> None:
     fixture.queue.say("one", None)
     assert await fixture.listen_to_the_end() == pcm_of("one")
     assert fixture.queue.counters.unspeakable == 1
-    assert fixture.queue.counters.played == 2
+    assert fixture.queue.counters.played == 1
 
 
 @pytest.mark.parametrize("word", ["FAIL", "CRASH"])
@@ -153,6 +163,28 @@ async def test_a_failed_utterance_fails_alone(fixture: Fixture, word: str) -> No
     fixture.queue.say("three", None)
     assert await fixture.listen_to_the_end() == pcm_of("one") + pcm_of("three")
     assert fixture.queue.counters.failed == 1
+    assert fixture.queue.counters.played == 1
+
+
+async def test_a_queue_that_breaks_down_says_so(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(tag: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fixture.playout, "begin", broken)
+    fixture.queue.say("one", None)
+    await fixture.until(lambda: fixture.failures == 1)
+
+
+async def test_the_number_of_utterances_is_bounded(fixture: Fixture) -> None:
+    """Texts of no length would pass the bound on characters."""
+    for _ in range(MAX_UTTERANCES):
+        fixture.queue.say(".", None)
+        await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        fixture.queue.say("", None)
+    fixture.queue.clear()
+    fixture.queue.say("one", None)
+    assert await fixture.listen_to_the_end() == pcm_of(".") * 0 + pcm_of("one")
 
 
 async def test_a_busy_engine_fails_the_utterance(fixture: Fixture) -> None:

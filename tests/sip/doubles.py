@@ -87,7 +87,7 @@ class RecordingHandler:
 
     def __init__(self) -> None:
         self.acks: list[IncomingRequest] = []
-        self.infos: list[IncomingRequest] = []
+        self.infos: list[bytes] = []
         self.reinvites: list[IncomingRequest] = []
         self.causes: list[EndCause] = []
         self.reply = Reply(200)
@@ -100,7 +100,7 @@ class RecordingHandler:
         return self.reply
 
     def info_received(self, request: IncomingRequest) -> Reply:
-        self.infos.append(request)
+        self.infos.append(request.body)  # which is dropped once the request is answered
         return self.reply
 
     def ended(self, cause: EndCause) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sipmessage import Request, Response
 
 from sip.invite_session import EndCause, Reply
-from tests.sip.doubles import Bench, answer, make_in_dialog, make_request
+from tests.sip.doubles import PEER, Bench, answer, make_in_dialog, make_request
 
 
 @pytest.fixture
@@ -265,7 +265,86 @@ def test_info_is_the_applications(bench: Bench) -> None:
     handler.reply = Reply(413, "Too Much")
     answered = bench.receive_one(make_in_dialog("INFO", response, cseq=2, body=b"hello"))
     assert (answered.code, answered.phrase) == (413, "Too Much")
-    assert handler.infos[0].body == b"hello"
+    assert handler.infos == [b"hello"]
+
+
+def test_the_body_of_an_answered_request_is_not_kept(bench: Bench) -> None:
+    """Its transaction stays for 32 s, and there may be thousands."""
+    response, _, _ = bench.establish()
+    bench.receive(make_in_dialog("INFO", response, cseq=2, body=b"x" * 50_000))
+    kept = [served.request.body for served in bench.agent._layer.servers.values()]
+    assert kept
+    assert not any(kept)
+
+
+def test_an_application_that_fails_on_an_invite_leaves_nothing_behind(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(session: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bench.application, "invited", fail)
+    assert bench.receive_one(make_request("INVITE")).code == 500
+    assert not bench.agent._sessions
+    bench.receive(make_request("ACK", branch="z9hG4bK-INVITE-1-call-1.pbx.example"))
+    bench.clock.advance(100.0)
+    assert len(bench.agent._layer.servers) == 0
+
+
+def test_an_application_that_fails_on_an_info_keeps_its_call(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    response, session, handler = bench.establish()
+
+    def fail(request: object) -> Reply:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(handler, "info_received", fail)
+    assert bench.receive_one(make_in_dialog("INFO", response, cseq=2)).code == 500
+    assert not session.ended
+    assert bench.receive_one(make_in_dialog("BYE", response, cseq=3)).code == 200
+
+
+async def test_an_application_that_fails_on_the_ack_loses_its_call(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response, session, handler = bench.invite_and_accept()
+
+    def fail(ack: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(handler, "acknowledged", fail)
+    bench.receive(make_in_dialog("ACK", response, cseq=1))
+    assert handler.causes == [EndCause.HUNG_UP]
+    assert session.ended
+    assert (await take_request(bench)).method == "BYE"
+
+
+async def test_a_bye_to_a_name_that_does_not_resolve_goes_to_where_the_call_came_from(bench: Bench) -> None:
+    """Also one that is no name at all: a label has 63 characters at most."""
+    name = "a" * 64 + ".invalid"
+    bench.receive(make_request("INVITE", headers={"Contact": f"<sip:alice@{name}>"}))
+    session = bench.application.sessions[0]
+    session.accept(b"", "application/sdp")
+    (accepted,) = bench.transport.take()
+    assert isinstance(accepted, Response)
+    bench.receive(make_in_dialog("ACK", accepted, cseq=1))
+    session.hang_up()
+    async with asyncio.timeout(10):
+        while not bench.transport.sent:
+            await asyncio.sleep(0)
+    ((data, destination),) = bench.transport.sent
+    assert data.startswith(b"BYE sip:alice@aaa")
+    assert destination == PEER
+
+
+async def test_hang_up_while_a_reinvite_awaits_its_ack_sends_one_bye(bench: Bench) -> None:
+    response, session, _ = bench.establish()
+    bench.receive(make_in_dialog("INVITE", response, cseq=2))
+    session.hang_up()
+    assert (await take_request(bench)).method == "BYE"
+    bench.receive(make_in_dialog("ACK", response, cseq=2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert bench.transport.take() == []
 
 
 def test_options_within_a_call(bench: Bench) -> None:

@@ -16,7 +16,6 @@ from sip.message import (
     clean_reason,
     is_keepalive,
     parse_datagram,
-    split_values,
     with_tag,
 )
 from tests.sip.doubles import PEER, incoming, make_request
@@ -62,6 +61,12 @@ def test_folded_headers_are_joined() -> None:
     message, fault = parse_request(make_request(headers={"Subject": "one\r\n  two\r\n\tthree"}))
     assert fault is None
     assert message.headers["Subject"] == "one two three"
+
+
+def test_a_space_before_the_colon_is_allowed() -> None:
+    """RFC 3261 section 7.3.1, HCOLON."""
+    message, _ = parse_request(make_request().replace(b"Call-ID:", b"Call-ID \t:"))
+    assert message.headers["Call-ID"] == "call-1@pbx.example"
 
 
 def test_compact_forms() -> None:
@@ -110,7 +115,7 @@ def test_what_is_no_sip_is_malformed(data: bytes, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "code"),
-    [("sip:a b@c", None), ("sip:a@b_c", 400), ("sip:", 400), ("http://a.example", 416), ("urn:service:sos", 416)],
+    [("sip:a b@c", None), ("sip:a@b/c", 400), ("sip:", 400), ("http://a.example", 416), ("urn:service:sos", 416)],
 )
 def test_request_uri_that_cannot_be_used(uri: str, code: int | None) -> None:
     data = make_request(uri=uri)
@@ -169,7 +174,7 @@ def test_missing_mandatory_headers_are_named(name: str) -> None:
     ("name", "value"),
     [
         ("Via", "nonsense"),
-        ("Via", "SIP/2.0/UDP host;self=1"),  # a name that sipmessage stumbles over
+        ("Via", "SIP/2.0/UDP host:70000"),
         ("From", "<sip:a@b.example;tag=1"),
         ("From", "<>;tag=1"),
         ("To", "<sip:a@b.example> nonsense"),
@@ -201,26 +206,6 @@ def test_headers_that_stand_alone_may_not_be_repeated() -> None:
 def test_an_ack_without_max_forwards_is_taken() -> None:
     message, _ = parse_request(make_request("ACK", headers={"Max-Forwards": None}))
     assert isinstance(check_request(message, PEER), IncomingRequest)
-
-
-@pytest.mark.parametrize(
-    ("line", "values"),
-    [
-        ("a", ["a"]),
-        ("a, b ,c", ["a", "b", "c"]),
-        ('"x, y" <sip:a@b>, <sip:c,d@e>;q=1', ['"x, y" <sip:a@b>', "<sip:c,d@e>;q=1"]),
-        (r'"a\", b", c', [r'"a\", b"', "c"]),
-        ("", []),
-        (",,", []),
-    ],
-)
-def test_split_values(line: str, values: list[str]) -> None:
-    assert split_values(line) == values
-
-
-@given(st.lists(st.from_regex(r'"[^"\\]*" <sip:[a-z,;]{1,9}@[a-z]{1,9}>(;[a-z]{1,5}=[a-z]{1,5})?', fullmatch=True)))
-def test_split_values_takes_apart_what_was_joined(values: list[str]) -> None:
-    assert split_values(", ".join(values)) == values
 
 
 @given(st.binary(max_size=400))

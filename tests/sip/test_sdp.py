@@ -64,10 +64,6 @@ def test_written_and_read_again() -> None:
     ("old", "new", "said"),
     [
         (b"v=0\n", b"", "v=0"),
-        (b"o=alice 2890844526", b"o=alice x", "o="),
-        (b"IN IP4 192.0.2.10\nb", b"IN IP4 pbx.example\nb", "c= is not an IP address"),
-        (b"IN IP4 192.0.2.10\nb", b"IN IP4 224.0.0.1\nb", "multicast"),
-        (b"IN IP4 192.0.2.10\nb", b"ATM x\nb", "c= is not valid"),
         (b"49170/2", b"x", "port"),
         (b"49170/2", b"70000", "port"),
         (b"m=audio 49170/2 RTP/AVP 0 8 101", b"m=audio 1 RTP/AVP", "m= is not valid"),
@@ -79,6 +75,28 @@ def test_what_is_wrong_is_named(old: bytes, new: bytes, said: str) -> None:
     assert old in OFFER
     with pytest.raises(SdpError, match=said):
         SessionDescription.parse(OFFER.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("connection", "said"), [(b"IN IP4 224.0.0.1", "multicast"), (b"ATM x", "c= is not valid"), (None, "no c= line")]
+)
+def test_a_connection_that_cannot_be_used_is_told_to_who_asks(connection: bytes | None, said: str) -> None:
+    line = b"c=IN IP4 192.0.2.10\n"
+    data = OFFER.replace(line, b"" if connection is None else b"c=" + connection + b"\n")
+    description = SessionDescription.parse(data)
+    with pytest.raises(SdpError, match=said):
+        description.host_of(description.media[0])
+    assert description.host_of(description.media[1]) == "2001:db8::1"  # has its own
+
+
+def test_a_host_name_is_no_address() -> None:
+    description = SessionDescription.parse(OFFER.replace(b"IP4 192.0.2.10\nb", b"IP4 pbx.example\nb"))
+    assert description.host_of(description.media[0]) is None
+
+
+def test_an_origin_that_is_not_valid_is_passed_over() -> None:
+    description = SessionDescription.parse(OFFER.replace(b"o=alice", b"o=Alice of Example"))
+    assert len(description.media) == 2
 
 
 def test_size_is_bounded() -> None:

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_VOICES: Mapping[str, EmbeddedVoice] = MappingProxyType({"heart": EmbeddedVoice("heart")})
 
+STOP_SECONDS = 2.0
+"How long stop() waits for inferences under way; what takes longer ends with the process."
+
 _WARM_UP = "Chatterline answers at ten past nine."
 
 
@@ -54,6 +57,7 @@ class EmbeddedEngine:
         self._pool: WorkerPool | None = None
         # Weak: a stream that its reader forgot, unread and not cancelled, must not take up room for ever.
         self._streams: WeakSet[EmbeddedStream] = WeakSet()
+        self._changing = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -82,26 +86,30 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Load the models in a thread and speak once with each. Raises EngineError if one cannot be had."""
-        if self._pool is not None:
-            return
+        async with self._changing:
+            if self._pool is None:
+                self._pool = await self._start_pool()
+
+    async def _start_pool(self) -> WorkerPool:
         share_one_malloc_arena()
         names = {voice.model for voice in self._voices.values()}
         self._models = await asyncio.to_thread(_load_and_warm_up, names)
         # Each stream has at most one job, so the queue cannot run over while max_streams holds.
         pool = WorkerPool(self._workers, max_waiting=self._limits.max_streams, name="embedded-tts")
         pool.start()
-        self._pool = pool
+        return pool
 
     async def stop(self) -> None:
         """Cancel all streams, wait for inferences under way, free the models. Idempotent."""
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        for stream in list(self._streams):
-            stream.cancel()
-        pool.close()
-        await asyncio.to_thread(pool.join)
-        self._models = {}
+        async with self._changing:
+            pool, self._pool = self._pool, None
+            if pool is None:
+                return
+            for stream in list(self._streams):
+                stream.cancel()
+            pool.close()
+            await asyncio.to_thread(pool.join, STOP_SECONDS)
+            self._models = {}
 
     def check(self, request: SpeechRequest) -> None:
         """Raises UnknownVoiceError, TextTooLongError or UnsupportedSampleRateError."""

@@ -84,7 +84,7 @@ def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: in
     """Speak a text piece by piece; each step does no more than its piece needs.
 
     One generator seeded with `seed` gives the noise for all pieces in order: the same text, voice and rate give
-    the same samples. What hibari raises comes through.
+    the same samples. What hibari raises about a sentence comes through once the others have been spoken.
     """
     rng = np.random.default_rng(seed)
     narrow = sample_rate <= NARROW_BAND
@@ -92,17 +92,24 @@ def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: in
     resampler = Resampler(rate, sample_rate)
     remaining = sentences(text)
     spoken = False
+    failure: Exception | None = None
     while remaining:
-        pieces = model.phonemize(remaining.pop(0))
+        try:
+            pieces = model.phonemize(remaining.pop(0))
+        except Exception as error:  # noqa: BLE001 - whatever G2P stumbles over: the other sentences are still said
+            failure = failure or error
+            continue
         while pieces:
             samples = trim_start(model.infer(pieces.pop(0), speed, rng, narrow=narrow), rate)
-            final = not pieces and not remaining
+            final = not pieces and not remaining and failure is None
             spoken = True
             yield Piece(to_pcm16(resampler.process(samples, final=final)), final)
             if final:
                 return
     if spoken:
-        yield Piece(to_pcm16(resampler.flush()), final=True)
+        yield Piece(to_pcm16(resampler.flush()), final=failure is None)
+    if failure is not None:
+        raise failure
 
 
 def load_models(names: set[str]) -> dict[str, VoiceModel]:

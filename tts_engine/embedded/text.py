@@ -8,8 +8,14 @@ import re
 from hibari import Hibari
 
 MAX_PIECE_CHARS = 400
-"""Longest text given to G2P at once. It runs under the interpreter lock, some steps quadratic in the length:
-this bounds for how long it can keep other threads from it."""
+"""Longest text given to G2P at once: it is Python, and this bounds for how long it keeps a worker."""
+
+MAX_WORD_PARTS = 12
+"""A word of more parts (runs of letters, digits, or of one case; each other character) is cut into shorter ones.
+hibari's G2P takes time with the third power of their number: 19 s for 400 characters of a-b-c-d."""
+
+MAX_NUMBER_DIGITS = 15
+"A longer number is read digit by digit: hibari has no names for numbers of 40 digits, and nobody hears them as one."
 
 MAX_CLAUSES_PHONEMES = 100
 """A sentence with more is cut after one of its clauses. Memory of an inference and time to its first sample grow
@@ -18,14 +24,35 @@ with its length, 4 MB and 10 ms for each second of speech (about 16 phonemes).""
 MAX_PIECE_PHONEMES = 160
 "A clause with more is cut between words, at the cost of its intonation."
 
+# Lower-case letters after an upper-case one belong to it; letters without case are taken as lower case.
+_PART = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+|[\W_]")
+_LONG_NUMBER = re.compile(rf"\d{{{MAX_NUMBER_DIGITS + 1},}}")
+_BEFORE_PUNCTUATION = re.compile(r" (?=[.,;:!?])")
 _CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of the text, those over MAX_PIECE_CHARS cut further."""
-    return [
-        piece for sentence in Hibari.split_sentences(text) for piece in cut(sentence, MAX_PIECE_CHARS, MAX_PIECE_CHARS)
-    ]
+    """The sentences of the text, without monstrous words, those over MAX_PIECE_CHARS cut further."""
+    tamed = (tame(sentence) for sentence in Hibari.split_sentences(text))
+    return [piece for sentence in tamed for piece in cut(sentence, MAX_PIECE_CHARS, MAX_PIECE_CHARS)]
+
+
+def tame(sentence: str) -> str:
+    """Cut words of more than MAX_WORD_PARTS parts, and spell out numbers of more than MAX_NUMBER_DIGITS digits."""
+    return " ".join(_tame_word(word) for word in sentence.split())
+
+
+def _tame_word(word: str) -> str:
+    spelt = _LONG_NUMBER.sub(lambda number: f" {' '.join(number[0])} ", word)
+    word = _BEFORE_PUNCTUATION.sub("", spelt).strip()
+    return " ".join(_cut_parts(piece) for piece in word.split())
+
+
+def _cut_parts(word: str) -> str:
+    parts = _PART.findall(word)
+    if len(parts) <= MAX_WORD_PARTS:
+        return word
+    return " ".join("".join(parts[at : at + MAX_WORD_PARTS]) for at in range(0, len(parts), MAX_WORD_PARTS))
 
 
 def cut(text: str, limit: int, clause_limit: int) -> list[str]:
