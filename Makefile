@@ -13,25 +13,26 @@ help:
 	@echo "make serve  run the server (configuration: CONFIG=path, default configs/chatterline.toml)"
 	@echo "make unit   the fast tests only;  make lint   static checks only;  make format   apply the formatter"
 
-$(PY):
+# A stamp, not the interpreter: an interrupted set-up is begun anew.
+$(STAMPS)/venv:
 	@scripts/debian-packages python3-venv -- $(PYTHON) -c "import ensurepip, venv"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-	@mkdir -p $(STAMPS)
+	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/base: pyproject.toml | $(PY)
+$(STAMPS)/base: pyproject.toml | $(STAMPS)/venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e .
-	@mkdir -p $(STAMPS) && touch $@
+	@touch $@
 
-$(STAMPS)/phone: pyproject.toml | $(PY)
+$(STAMPS)/phone: pyproject.toml | $(STAMPS)/venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[phone]"
-	@mkdir -p $(STAMPS) && touch $@
+	@touch $@
 
-$(STAMPS)/test: pyproject.toml | $(PY)
+$(STAMPS)/test: pyproject.toml | $(STAMPS)/venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	@scripts/debian-packages sip-tester baresip-core systemd -- \
 		sh -c "command -v sipp && command -v baresip && command -v systemd-analyze"
-	@mkdir -p $(STAMPS) && touch $@
+	@touch $@
 
 demo: $(STAMPS)/phone
 	$(PY) scripts/demo.py demo.wav

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +15,7 @@ from mediaserver import __version__, logging
 from mediaserver.config import Config, ConfigError, load
 from mediaserver.phone import PhoneError, place_call
 from mediaserver.server import StartError, make_engine, serve
+from sip.address import parse_uri
 from tts_engine.engine import SpeechRequest
 from tts_engine.errors import EngineError
 from tts_engine.wav import write_mulaw_wav, write_pcm_wav
@@ -108,16 +111,37 @@ async def _synthesise(config: Config, request: SpeechRequest) -> list[bytes]:
         await engine.stop()
 
 
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host_towards(uri: str) -> str:
+    """Our address as the callee sees it. Raises ValueError for what is no SIP URI, OSError if it cannot be reached."""
+    host = parse_uri(uri).host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing: it only chooses the route
+        return str(probe.getsockname()[0])
+
+
 @app.command("call")
 def call_command(
     uri: Annotated[str, typer.Argument(help="sip:user@host[:port]")],
     say: Annotated[str | None, typer.Option(help="Text that the server is to speak (X-TTS-Text).")] = None,
     voice: Annotated[str | None, typer.Option(help="Voice to ask for (X-TTS-Voice).")] = None,
     record: Annotated[Path | None, typer.Option(help="WAV file for what is heard.")] = None,
-    max_seconds: Annotated[float, typer.Option(help="Hang up after this long.")] = 60.0,
-    local_host: Annotated[str, typer.Option(help="Address to call from.")] = "127.0.0.1",
+    max_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Hang up after this long.")] = 60.0,
+    silence: Annotated[float | None, typer.Option(min=0.5, help="Hang up after that many seconds of silence.")] = None,
+    local_host: Annotated[str | None, typer.Option(help="IP address to call from; by default as routed.")] = None,
 ) -> None:
     """Call a server with a real SIP phone (PJSIP, extra `phone`), listen, and report."""
+    if record is not None and record.is_dir():
+        _fail(f"{record} is a directory")
+    if local_host is not None and not _is_ip(local_host):
+        _fail(f"--local-host: {local_host!r} is not an IP address")
     try:
         report = place_call(
             uri,
@@ -125,7 +149,8 @@ def call_command(
             headers={"X-TTS-Voice": voice} if voice else None,
             record=record,
             max_seconds=max_seconds,
-            local_host=local_host,
+            hangup_after_silence=silence,
+            local_host=local_host or _host_towards(uri),
         )
     except (PhoneError, ValueError) as error:
         _fail(str(error))

@@ -7,10 +7,11 @@ tables are given as JSON. Every key and its default is in configs/chatterline.to
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -49,6 +50,14 @@ class SipConfig(_Section):
     t1_ms: Annotated[int, Field(ge=10, le=10_000)] = 500
 
     _hosts_are_ips = field_validator("host")(_is_ip)
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _networks(cls, allow: object) -> tuple[Network, ...]:
+        """Said in words: pydantic's errors about its union of network types help nobody."""
+        if not isinstance(allow, list | tuple) or not all(isinstance(item, str | Network) for item in allow):
+            raise ValueError('must be a list of networks, such as ["10.0.0.0/8"]')
+        return tuple(ipaddress.ip_network(item) for item in allow)
 
     @field_validator("advertised_host")
     @classmethod
@@ -178,8 +187,8 @@ def load(path: Path | None = None) -> Config:
         return Config(**(_read(path) if path is not None else {}))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
-    except ValueError as error:  # pydantic-settings: JSON that is none, in the environment
-        raise ConfigError(f"environment: {error}: {error.__cause__ or 'not valid'}") from None
+    except ValueError:  # pydantic-settings: JSON that is none, in the environment
+        raise ConfigError(_explain_environment()) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -200,6 +209,26 @@ def _check_environment() -> None:
                 raise ConfigError(f"environment variable {name}: there is no section [{section}]")
 
 
+def _explain_environment() -> str:
+    """Which variable should have been JSON: that of a whole section, of a list or of a table."""
+    for name, value in os.environ.items():
+        if name.upper().startswith(ENV_PREFIX) and _wants_json(name[len(ENV_PREFIX) :].lower()):
+            try:
+                json.loads(value)
+            except ValueError:
+                return f'environment variable {name} must be JSON, such as ["..."] or {{"key": 1}}'
+    return "environment: a list or table is not JSON"
+
+
+def _wants_json(path: str) -> bool:
+    section, _, key = path.partition("__")
+    model = Config.model_fields[section].annotation
+    if not key or not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return True
+    field = model.model_fields.get(key)
+    return field is not None and get_origin(field.annotation) in (tuple, dict)
+
+
 def _explain(problem: object) -> str:
     details = dict(problem)  # type: ignore[call-overload]  # a TypedDict that pydantic does not export by name
     section, *keys = (str(part) for part in details["loc"])
@@ -207,5 +236,7 @@ def _explain(problem: object) -> str:
     if details["type"] == "extra_forbidden":
         return f"{where}: unknown {'key' if keys else 'section'}"
     message = str(details["msg"]).removeprefix("Value error, ")
+    if details["type"] == "model_type":
+        message = "must be a table"
     given = details.get("input")
     return f"{where}: {message}" + (f" (given: {given!r})" if isinstance(given, str | int | float) else "")

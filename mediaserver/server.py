@@ -136,7 +136,8 @@ class Server:
         interval = systemd.watchdog_interval()
         while not (drain.done() or hurry.done()):
             await asyncio.wait((drain, hurry), timeout=interval, return_when=asyncio.FIRST_COMPLETED)
-            systemd.notify("WATCHDOG=1")
+            if calls.pacer.alive:
+                systemd.notify("WATCHDOG=1")
         for task in (drain, hurry):
             task.cancel()
         await asyncio.wait((drain, hurry))

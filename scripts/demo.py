@@ -20,6 +20,7 @@ TEXT = (
 )
 # Less than this of audible sound cannot be that text.
 LEAST_SPEECH_S = 5.0
+MOST_DISCARDED = 0.03  # a busy machine may make a few too late for the phone's jitter buffer
 LONGEST_CALL_S = 60.0
 
 
@@ -73,7 +74,7 @@ def find_faults(report: CallReport) -> list[str]:
     wrong = {
         f"{counts.lost} packets were lost": counts.lost > 0,
         f"{counts.duplicated} packets came twice": counts.duplicated > 0,
-        f"{counts.discarded} packets came too late": counts.discarded > 0,
+        f"{counts.discarded} packets came too late": counts.discarded > MOST_DISCARDED * counts.packets,
         f"only {report.audible_s:.1f} s of sound were heard": report.audible_s < LEAST_SPEECH_S,
         "the server did not hang up after the text": report.ended_by != "server",
     }

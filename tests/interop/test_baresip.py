@@ -23,7 +23,7 @@ def test_a_call_is_answered_heard_and_ended(codec: str, chatterline_server: Star
     assert call.ended_by_server
     assert f"Set audio decoder: {codec.upper()} 8000Hz" in call.output
     # 50 packets a second, from the answer to the BYE.
-    assert 200 <= call.packets_received <= 260
+    assert 150 <= call.packets_received <= 350
     assert call.heard.audible_s > 1.5
     assert call.heard.first_audible_s is not None
     assert call.heard.first_audible_s < 2.0

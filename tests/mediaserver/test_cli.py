@@ -67,7 +67,10 @@ def test_say_for_the_telephone(tmp_path: Path) -> None:
         (("say", "...", "-o", "{tmp}/x.wav"), "nothing speakable"),
         (("say", "Hello.", "-o", "{tmp}/no/such/place.wav"), "No such file"),
         (("serve", "--config", "{tmp}/none.toml"), "none.toml: No such file"),
-        (("call", "nonsense"), "nonsense"),
+        (("call", "nonsense"), "URI scheme is not supported"),
+        (("call", "sip:a@127.0.0.1", "--local-host", "here"), "--local-host: 'here' is not an IP address"),
+        (("call", "sip:a@127.0.0.1", "--record", "{tmp}"), "is a directory"),
+        (("call", "sip:a@127.0.0.1", "--max-seconds", "-3"), "--max-seconds"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

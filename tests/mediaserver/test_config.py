@@ -74,7 +74,9 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[sip]\nprot = 5060", "[sip] prot: unknown key"),
         ("[spi]\nport = 5060", "[spi]: unknown section"),
         ("[sip]\nhost = 'pbx.example'", "[sip] host: 'pbx.example' is not an IP address"),
-        ("[sip]\nallow = ['10.0.0.1/8']", "[sip] allow.0"),
+        ("[sip]\nallow = ['10.0.0.1/8']", "[sip] allow: 10.0.0.1/8 has host bits set"),
+        ("[sip]\nallow = '10.0.0.0/8'", "[sip] allow: must be a list of networks"),
+        ("[sip]\nallow = [7]", "[sip] allow: must be a list of networks"),
         ("[rtp]\nport_min = 30000\nport_max = 20000", "[rtp]: port_max must be above port_min"),
         ("[rtp]\ncodecs = ['G729']", "[rtp] codecs.0"),
         ("[rtp]\ncodecs = []", "[rtp]: codecs must name"),
@@ -85,7 +87,7 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[tts]\nvoices = {}", "[tts] voices"),
         ("[tts.voices.heart]\nspeed = 9", "[tts] voices.heart.speed"),
         ("[log]\nlevel = 'loud'", "[log] level"),
-        ("sip = 3", "[sip]"),
+        ("sip = 3", "[sip]: must be a table"),
         ("[sip", "c.toml"),
     ],
 )
@@ -116,7 +118,12 @@ def test_a_misspelt_key_in_the_environment_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_json_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATTERLINE_SIP__ALLOW", "10.0.0.0/8")
-    assert "sip" in error()
+    assert error() == 'environment variable CHATTERLINE_SIP__ALLOW must be JSON, such as ["..."] or {"key": 1}'
+
+
+def test_a_section_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_SIP", "x")
+    assert "CHATTERLINE_SIP must be JSON" in error()
 
 
 def test_media_may_have_an_address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,10 +231,10 @@ def test_a_call_is_heard_and_counted(tmp_path: Path) -> None:
     assert (heard.status, heard.reason, heard.codec) == (200, "OK", "PCMU")
     assert heard.ended_by == "server"
     assert heard.setup_ms is not None
-    assert 0 < heard.setup_ms < 1000
+    assert 0 < heard.setup_ms < 5000
     # The tone starts in frame 25, 500 ms after the answer; the phone's buffer may hold some frames.
     assert heard.first_audio_ms is not None
-    assert 480 <= heard.first_audio_ms < 700
+    assert 480 <= heard.first_audio_ms < 2000
     # PJSIP may be told to stop before it has read the packet sent just before the BYE.
     assert heard.received.packets in (59, 60)
     assert heard.received.bytes == 160 * heard.received.packets

@@ -216,3 +216,20 @@ async def test_a_done_job_is_not_kept(single: WorkerPool) -> None:
 def test_refuses_a_useless_pool(workers: int, max_waiting: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
         WorkerPool(workers, max_waiting)
+
+
+async def test_join_gives_up_on_a_job_that_does_not_end() -> None:
+    pool = WorkerPool(1, max_waiting=1)
+    pool.start()
+    begun, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        end.wait(30)
+
+    pool.submit(work, nothing_buffered)
+    await asyncio.to_thread(begun.wait, 10)
+    pool.close()
+    await asyncio.wait_for(asyncio.to_thread(pool.join, 0.05), 10)
+    end.set()
+    await asyncio.to_thread(pool.join)

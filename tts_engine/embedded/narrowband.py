@@ -1,4 +1,4 @@
-"""The voice's waveform for the telephone: at 12 kHz instead of 24, for a third of the work.
+"""The voice's waveform for the telephone: at 12 kHz instead of 24, for half of the work.
 
 The network predicts a spectrum of 601 bins, 0 to 12 kHz, for each frame of 12.5 ms, and hibari makes a waveform of
 24 kHz from it (package hibari-tts, "ONNX interface" in its README):

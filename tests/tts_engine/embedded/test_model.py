@@ -77,6 +77,22 @@ def test_unspeakable_end_still_gets_the_resamplers_tail(heart: VoiceModel) -> No
     assert [piece.final for piece in pieces] == [False, True]
 
 
+def test_a_sentence_that_fails_does_not_take_the_others_along(heart: VoiceModel) -> None:
+    class Stumbling(CountingModel):
+        def phonemize(self, sentence: str) -> list[str]:
+            if "bad" in sentence:
+                raise IndexError(sentence)
+            return super().phonemize(sentence)
+
+    pieces = speak(Stumbling(heart), "One. This is bad. Two.", 1.0, MODEL_RATE, 0)
+    heard = b""
+    with pytest.raises(IndexError):
+        for piece in pieces:
+            assert not piece.final
+            heard += piece.pcm
+    assert heard == spoken(heart, "One. Two.", MODEL_RATE)
+
+
 def test_speed(heart: VoiceModel) -> None:
     slow, normal, fast = (len(spoken(heart, TELEPHONE_SENTENCES[0], speed=speed)) for speed in (0.8, 1.0, 1.5))
     assert slow > normal > fast

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tts_engine.embedded.text import MAX_PIECE_CHARS, cut, sentences
+from tts_engine.embedded.model import VoiceModel
+from tts_engine.embedded.text import MAX_NUMBER_DIGITS, MAX_PIECE_CHARS, cut, sentences, tame
 
 words = st.text(st.sampled_from("abc,;:—"), min_size=1, max_size=30)
 texts = st.lists(words, max_size=60).map(" ".join)
@@ -61,3 +64,44 @@ def test_sentences() -> None:
 @given(st.text(max_size=2000))
 def test_sentences_of_anything_are_bounded(text: str) -> None:
     assert all(0 < len(sentence) <= MAX_PIECE_CHARS for sentence in sentences(text))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tamed"),
+    [
+        ("Call 030 1234567, or mail john.smith@example.com.", "Call 030 1234567, or mail john.smith@example.com."),
+        ("A well-known state-of-the-art e-mail.", "A well-known state-of-the-art e-mail."),
+        ("Code 12345678901234567.", "Code 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7."),
+        ("a-b-c-d-e-f-g-h", "a-b-c-d-e-f- g-h"),
+        ("", ""),
+    ],
+)
+def test_only_monstrous_words_are_cut(sentence: str, tamed: str) -> None:
+    assert tame(sentence) == tamed
+
+
+@given(st.text(st.sampled_from("ab AB12-/.%$é!'"), max_size=120))
+def test_taming_loses_nothing_but_blanks(sentence: str) -> None:
+    assert "".join(tame(sentence).split()) == "".join(sentence.split())
+
+
+HOSTILE = {
+    "letters and hyphens": "-".join("abcdefghijklmnopqrstuvwxyz" * 8),
+    "digits and letters": "1e9" * 133,
+    "cases": "aB" * 200,
+    "slashes": "/" * 2000,
+    "percents": "5%" * 500,
+    "hyphened pairs": "a-" * 500,
+    "a number": "1" * (MAX_NUMBER_DIGITS + 400),
+    "commas": "1," * 200,
+    "accents": "é-" * 150,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_text_keeps_a_worker_for_seconds(heart: VoiceModel, text: str) -> None:
+    """Uncut, the first of these took 6 s. CPU time, and ten times what was measured: this is about the power of n."""
+    began = time.process_time()
+    for sentence in sentences(text):
+        heart.phonemize(sentence)
+    assert time.process_time() - began < 4.0
