@@ -306,7 +306,7 @@ def test_a_call_ends_at_its_limit() -> None:
     with FarEnd(talk(500)) as far_end:
         heard = place_call(far_end.uri, max_seconds=0.4)
     assert heard.ended_by == "phone"
-    assert 0.4 <= heard.duration_s < 1.0
+    assert 0.4 <= heard.duration_s < 3.0
 
 
 @no_wheel
