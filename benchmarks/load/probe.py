@@ -24,9 +24,9 @@ MAX_SECONDS = 700.0
 def lateness(seconds: float) -> list[float]:
     """Seconds by which each wake-up on a grid of INTERVAL_S was late."""
     late: list[float] = []
-    deadline = start = time.monotonic()
-    while deadline - start < seconds:
-        deadline += INTERVAL_S
+    start = time.monotonic()
+    for number in range(1, round(seconds / INTERVAL_S) + 1):
+        deadline = start + number * INTERVAL_S
         wait = deadline - time.monotonic()
         if wait > 0:
             time.sleep(wait)
