@@ -156,7 +156,7 @@ class Calls:
     async def _answer(self, leg: CallLeg) -> None:
         try:
             await leg.answer()
-        except Exception:
+        except Exception:  # whatever it is, the call must not stay half made
             if leg.end_reason is None:
                 leg.log.exception("media_failed")
                 leg.end(EndReason.FAILED)
