@@ -20,7 +20,7 @@ logging.getLogger("library").warning("something %s", "happened")
 def fail(text):
     1 / 0
 try:
-    fail("secret words")
+    fail("secret" + " words")  # a traceback may show this line
 except ZeroDivisionError:
     log.exception("failed")
 """
