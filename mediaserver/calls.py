@@ -81,7 +81,7 @@ class Calls:
 
     def available(self) -> Fault | None:
         """Why no call would be taken now."""
-        retry = (("Retry-After", str(self._config.calls.retry_after_s)),)
+        retry = self._retry_after()
         if self.draining:
             return Fault(503, "Server Is Shutting Down", retry)
         if not self._engine.ready:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,10 +10,11 @@ import typer
 import uvloop
 
 from mediaserver import __version__, logging
-from mediaserver.config import Config, ConfigError, load
+from mediaserver.config import Config, ConfigError, load, require_ip
 from mediaserver.phone import PhoneError, place_call
 from mediaserver.server import StartError, make_engine, serve
 from sip.address import parse_uri
+from sip.transport import source_host_towards
 from tts_engine.engine import SpeechRequest
 from tts_engine.errors import EngineError
 from tts_engine.wav import write_mulaw_wav, write_pcm_wav
@@ -111,22 +110,6 @@ async def _synthesise(config: Config, request: SpeechRequest) -> list[bytes]:
         await engine.stop()
 
 
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _host_towards(uri: str) -> str:
-    """Our address as the callee sees it. Raises ValueError for what is no SIP URI, OSError if it cannot be reached."""
-    host = parse_uri(uri).host.strip("[]")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing: it only chooses the route
-        return str(probe.getsockname()[0])
-
-
 @app.command("call")
 def call_command(
     uri: Annotated[str, typer.Argument(help="sip:user@host[:port]")],
@@ -140,8 +123,11 @@ def call_command(
     """Call a server with a real SIP phone (PJSIP, extra `phone`), listen, and report."""
     if record is not None and record.is_dir():
         _fail(f"{record} is a directory")
-    if local_host is not None and not _is_ip(local_host):
-        _fail(f"--local-host: {local_host!r} is not an IP address")
+    try:
+        if local_host is not None:
+            require_ip(local_host)
+    except ValueError as error:
+        _fail(f"--local-host: {error}")
     try:
         report = place_call(
             uri,
@@ -150,7 +136,7 @@ def call_command(
             record=record,
             max_seconds=max_seconds,
             hangup_after_silence=silence,
-            local_host=local_host or _host_towards(uri),
+            local_host=local_host or source_host_towards(parse_uri(uri).host.strip("[]")),
         )
     except (PhoneError, ValueError) as error:
         _fail(str(error))

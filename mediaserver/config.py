@@ -32,7 +32,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _is_ip(host: str) -> str:
+def require_ip(host: str) -> str:
+    """The host, if it is a numeric IP address. Raises ValueError."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -49,7 +50,7 @@ class SipConfig(_Section):
     allow: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
     t1_ms: Annotated[int, Field(ge=10, le=10_000)] = 500
 
-    _hosts_are_ips = field_validator("host")(_is_ip)
+    _hosts_are_ips = field_validator("host")(require_ip)
 
     @field_validator("allow", mode="before")
     @classmethod
@@ -61,8 +62,8 @@ class SipConfig(_Section):
 
     @field_validator("advertised_host")
     @classmethod
-    def _advertised_is_ip(cls, host: str | None) -> str | None:
-        return None if not host else _is_ip(host)
+    def _advertisedrequire_ip(cls, host: str | None) -> str | None:
+        return None if not host else require_ip(host)
 
 
 class RtpConfig(_Section):
@@ -80,7 +81,7 @@ class RtpConfig(_Section):
     @field_validator("host", "advertised_host")
     @classmethod
     def _hosts_are_ips(cls, host: str | None) -> str | None:
-        return None if not host else _is_ip(host)
+        return None if not host else require_ip(host)
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:
@@ -146,7 +147,7 @@ class MetricsConfig(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
 
-    _host_is_ip = field_validator("host")(_is_ip)
+    _host_is_ip = field_validator("host")(require_ip)
 
 
 class Config(BaseSettings):

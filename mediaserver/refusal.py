@@ -16,4 +16,4 @@ class RefusedError(Exception):
 
     @property
     def reply(self) -> Reply:
-        return Reply(self.fault.code, self.fault.reason, self.fault.headers)
+        return Reply.of(self.fault)

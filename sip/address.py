@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+DEFAULT_PORT = 5060
+"Of SIP over UDP, where an address names none (RFC 3261 section 19.1.2)."
 MAX_URI_CHARS = 1024
 MAX_PARAMETERS = 64
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 from sipmessage import Request
 
-from .address import Uri, parse_name_addr, parse_uri
+from .address import DEFAULT_PORT, Uri, parse_name_addr, parse_uri
 from .errors import Fault
 from .message import BRANCH_COOKIE, IncomingRequest, SocketAddress, VerbatimURI, with_tag
 
 DialogId = tuple[str, str, str]
 "Call-ID, local tag, remote tag."
-
-DEFAULT_PORT = 5060
 
 
 def new_tag() -> str:

@@ -46,6 +46,10 @@ class Reply:
     body: bytes = b""
     content_type: str | None = None
 
+    @classmethod
+    def of(cls, fault: Fault) -> Reply:
+        return cls(fault.code, fault.reason, fault.headers)
+
 
 class SessionHandler(Protocol):
     """What an application does with a session that it has been given. Called from the event loop; must not block."""
@@ -108,6 +112,7 @@ class InviteSession:
         self._await_ack: _AwaitAck | None = None
         self._ack_timer: MachineRunner | None = None
         self._awaited_cseq = dialog.remote_cseq
+        self._bye_headers: tuple[tuple[str, str], ...] = ()
         self._log = _log.bind(call_id=dialog.call_id)
 
     @property
@@ -260,8 +265,6 @@ class InviteSession:
 
     # Ends:
 
-    _bye_headers: tuple[tuple[str, str], ...] = ()
-
     def _send_bye(self) -> None:
         fallback = self.request.source  # if the peer's Contact or route does not resolve
         self._agent.send_in_dialog(self.dialog, "BYE", self._bye_headers, fallback, self._forget)
@@ -284,7 +287,7 @@ class InviteSession:
 
     def _refuse(self, served: ServedRequest, fault: Fault) -> None:
         self._log.info("request_refused", method=served.request.method, code=fault.code, reason=fault.reason)
-        self._respond(served, Reply(fault.code, fault.reason, fault.headers))
+        self._respond(served, Reply.of(fault))
 
     def break_down(self) -> None:
         """The application has failed on something in this session: end it, if it has not been."""

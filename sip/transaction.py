@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sipmessage import Request, Response
 
-from .address import parse_via, split_values
+from .address import DEFAULT_PORT, parse_via, split_values
 from .message import BRANCH_COOKIE, IncomingRequest
 from .timers import TimedMachine, TimerValues
 
@@ -124,7 +124,7 @@ def server_key(request: IncomingRequest, method: str | None = None) -> Transacti
     With `method`, the key of another request's transaction that differs only in that: a CANCEL's INVITE.
     """
     method = method or ("INVITE" if request.method == "ACK" else request.method)
-    sent_by = f"{request.via.host.lower()}:{request.via.port or 5060}"
+    sent_by = f"{request.via.host.lower()}:{request.via.port or DEFAULT_PORT}"
     if request.branch.startswith(BRANCH_COOKIE):
         return request.branch, sent_by, method
     # A client of RFC 2543: no unique branch. The To tag is left out, as its ACK carries ours and its INVITE did not.

@@ -93,13 +93,10 @@ class UdpTransport(asyncio.DatagramProtocol):
         """Our own address as a peer sees it, if no translation lies between."""
         if not is_unspecified(self._local[0]):
             return self._local[0]
-        family = socket.AF_INET6 if ":" in peer_host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((peer_host, 9))  # sends nothing: it only chooses the route
-                return str(probe.getsockname()[0])
-            except OSError:
-                return self._local[0]
+        try:
+            return source_host_towards(peer_host)
+        except OSError:
+            return self._local[0]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
@@ -114,6 +111,14 @@ class UdpTransport(asyncio.DatagramProtocol):
     def _count_error(self, error: Exception) -> None:
         self.stats.send_errors += 1
         _log.debug("send_failed", error=str(error))
+
+
+def source_host_towards(host: str) -> str:
+    """The address of ours that the kernel would send from to this host. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing: it only chooses the route
+        return str(probe.getsockname()[0])
 
 
 def is_unspecified(host: str) -> bool:

@@ -142,7 +142,7 @@ class UserAgent:
         """Section 8.2.7: without the headers that identify it, a request cannot have a transaction."""
         _log.info("request_refused", source=destination[0], method=message.method, code=fault.code, reason=fault.reason)
         self.stats.responses_sent[fault.code] += 1
-        response = self._build(message, Reply(fault.code, fault.reason, fault.headers), new_tag())
+        response = self._build(message, Reply.of(fault), new_tag())
         self.transport.send(bytes(response), destination)
 
     def _begin(self, request: IncomingRequest) -> None:
@@ -246,7 +246,7 @@ class UserAgent:
     def options(self) -> Reply:
         """Section 11.2: what an INVITE would be answered, and what we can do."""
         fault = self._application.available()
-        return Reply(fault.code, fault.reason, fault.headers) if fault is not None else Reply(200)
+        return Reply.of(fault) if fault is not None else Reply(200)
 
     def respond(self, served: ServedRequest, reply: Reply, to_tag: str | None = None) -> Response:
         """Send a reply, with the headers that every reply of ours has."""
@@ -269,7 +269,14 @@ class UserAgent:
 
         fallback: where it goes if the dialog's next hop does not resolve.
         """
-        task = asyncio.ensure_future(self._send_in_dialog(dialog, method, headers, fallback, done))
+
+        async def send() -> None:
+            destination = await self._next_hop(dialog, fallback)
+            sent_by = host_port(self.transport.advertised(destination))
+            own = ("User-Agent", self._config.server_name)
+            self._request(dialog.create_request(method, sent_by, (own, *headers)), destination, done)
+
+        task = asyncio.ensure_future(send())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -279,22 +286,16 @@ class UserAgent:
         self._by_invite.pop(_invite_id(session.request), None)
         self._session_gone.set()
 
-    async def _send_in_dialog(
-        self,
-        dialog: Dialog,
-        method: str,
-        headers: tuple[tuple[str, str], ...],
-        fallback: SocketAddress,
-        done: Callable[[], None],
-    ) -> None:
-        log = _log.bind(call_id=dialog.call_id, method=method)
+    async def _next_hop(self, dialog: Dialog, fallback: SocketAddress) -> SocketAddress:
         try:
-            destination = await resolve(dialog.next_hop())
+            return await resolve(dialog.next_hop())
         except OSError as error:
-            log.warning("next_hop_unresolved", host=dialog.next_hop()[0], error=str(error))
-            destination = fallback
-        sent_by = host_port(self.transport.advertised(destination))
-        request = dialog.create_request(method, sent_by, (("User-Agent", self._config.server_name), *headers))
+            host = dialog.next_hop()[0]
+            _log.warning("next_hop_unresolved", call_id=dialog.call_id, host=host, error=str(error))
+            return fallback
+
+    def _request(self, request: Request, destination: SocketAddress, done: Callable[[], None]) -> None:
+        log = _log.bind(call_id=request.call_id, method=request.method)
 
         def answered(response: Response) -> None:
             if response.code >= 200:
@@ -317,7 +318,7 @@ class UserAgent:
             code=fault.code,
             reason=fault.reason,
         )
-        self.respond(served, Reply(fault.code, fault.reason, fault.headers))
+        self.respond(served, Reply.of(fault))
 
     def _build(self, request: Request, reply: Reply, to_tag: str) -> Response:
         response = build_response(

@@ -6,10 +6,9 @@ import re
 
 from sipmessage import Request
 
-from .address import Via, parse_via, split_values
+from .address import DEFAULT_PORT, Via, parse_via, split_values
 from .message import SocketAddress
 
-DEFAULT_PORT = 5060
 _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*(?:;|$))", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received\s*=\s*[^;\s]*", re.IGNORECASE)
 
