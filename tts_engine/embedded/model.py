@@ -20,6 +20,7 @@ from tts_engine.embedded.onnx import open_session
 from tts_engine.embedded.silence import trim_start
 from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
 from tts_engine.errors import EngineError
+from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Resampler, Samples, to_pcm16
 
 NARROW_RATE = narrowband.RATE
@@ -43,16 +44,6 @@ class EmbeddedVoice:
     def __post_init__(self) -> None:
         if not MIN_SPEED <= self.speed <= MAX_SPEED:
             raise ValueError(f"speed {self.speed} is outside {MIN_SPEED} to {MAX_SPEED}")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The speech that one inference gave."""
-
-    pcm: bytes
-    "Signed 16-bit little-endian mono PCM at the rate asked for."
-    final: bool
-    "Nothing follows."
 
 
 class VoiceModel:

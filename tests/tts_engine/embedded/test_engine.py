@@ -10,7 +10,7 @@ import pytest
 import tts_engine.embedded.engine as engine_module
 from tests.sentences import TELEPHONE_SENTENCES
 from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
-from tts_engine.embedded.model import Piece, VoiceModel
+from tts_engine.embedded.model import VoiceModel
 from tts_engine.engine import Engine, PcmChunk, SpeechRequest, SpeechStream
 from tts_engine.errors import (
     EngineBusyError,
@@ -21,6 +21,7 @@ from tts_engine.errors import (
     UnknownVoiceError,
     UnsupportedSampleRateError,
 )
+from tts_engine.pooled_stream import Piece
 
 VOICES = {"heart": EmbeddedVoice("heart"), "quick": EmbeddedVoice("heart", 1.4)}
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from tts_engine.embedded.model import Piece
 from tts_engine.engine import PcmChunk
 from tts_engine.errors import SynthesisError
 from tts_engine.worker_pool import Job, WorkerPool
 
 
-class EmbeddedStream:
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The speech that one step of the work gave."""
+
+    pcm: bytes
+    "Signed 16-bit little-endian mono PCM at the rate asked for."
+    final: bool
+    "Nothing follows."
+
+
+class PooledStream:
     """A SpeechStream that keeps one chunk ready: the next is begun when the reader takes it.
 
-    So an utterance that nobody reads costs one inference and one chunk of memory, whatever its length.
+    `pieces` does the work: each step of it is a job of the pool. So an utterance that nobody reads costs one step
+    and one chunk of memory, whatever its length.
     """
 
     def __init__(
@@ -40,7 +51,7 @@ class EmbeddedStream:
         """Whether there is, or may come, something to read."""
         return not self._exhausted or self._ready is not None
 
-    def __aiter__(self) -> EmbeddedStream:
+    def __aiter__(self) -> PooledStream:
         return self
 
     async def __anext__(self) -> PcmChunk:
