@@ -28,8 +28,11 @@ $(STAMPS)/phone: pyproject.toml | $(STAMPS)/venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[phone]"
 	@touch $@
 
-$(STAMPS)/test: pyproject.toml | $(STAMPS)/venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]"
+# torch first, as a CPU build where there is one: PyPI's own brings gigabytes of CUDA that tests do not use.
+$(STAMPS)/test: pyproject.toml requirements/torch-cpu.txt requirements/reference.txt requirements/reference-needs.txt | $(STAMPS)/venv
+	@scripts/install-cpu-torch $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]" -r requirements/reference-needs.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/reference.txt
 	@scripts/debian-packages sip-tester baresip-core systemd -- \
 		sh -c "command -v sipp && command -v baresip && command -v systemd-analyze"
 	@touch $@

@@ -1,18 +1,21 @@
-"""The command line: `chatterline serve`, `say`, `call`."""
+"""The command line: `chatterline serve`, `say`, `call`, `voices`, `fetch-model`."""
 
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 import uvloop
 
-from mediaserver import __version__, logging
-from mediaserver.config import Config, ConfigError, load, require_ip
+from mediaserver import __version__, cli_voices, logging
+from mediaserver.cli_models import fetch_model_command
+from mediaserver.config import Config, ConfigError, TtsConfig, load, require_ip
+from mediaserver.engines import choose, make_engine
 from mediaserver.phone import PhoneError, place_call
-from mediaserver.server import StartError, make_engine, serve
+from mediaserver.server import StartError, serve
 from sip.address import parse_uri
 from sip.transport import source_host_towards
 from tts_engine.engine import SpeechRequest
@@ -30,6 +33,19 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; without one the defaults hold: loopback only.")
 ]
+
+
+app.add_typer(cli_voices.app, name="voices")
+app.command("fetch-model")(fetch_model_command)
+
+
+class EngineName(StrEnum):
+    """What `--engine` takes."""
+
+    AUTO = "auto"
+    EMBEDDED = "embedded"
+    CHATTERBOX = "chatterbox"
+    CHATTERBOX_NANO = "chatterbox-nano"
 
 
 def main() -> None:
@@ -78,14 +94,21 @@ def say_command(
     text: Annotated[str, typer.Argument(help="What to speak.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="WAV file to write.")],
     voice: Annotated[str | None, typer.Option(help="One of the configured voices.")] = None,
+    engine: Annotated[
+        EngineName | None, typer.Option(help="Instead of the configured one.", show_default=False)
+    ] = None,
     telephone: Annotated[bool, typer.Option(help="8 kHz mu-law, as a caller hears it, instead of 24 kHz.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Speak a text into a WAV file."""
-    settings = _config(config)
+    settings = _config(config).tts
+    if engine is not None:
+        settings = settings.model_copy(update={"engine": engine.value})
     rate = 8000 if telephone else 24000
     try:
         chunks = asyncio.run(_synthesise(settings, SpeechRequest(text, voice, rate)))
+    except ValueError as error:  # of the environment: CHATTERBOX_CFG_SCALE
+        _fail(str(error))
     except EngineError as error:
         _fail(str(error))
     if not chunks:
@@ -100,9 +123,11 @@ def say_command(
     typer.echo(f"{output}: {sum(map(len, chunks)) / (2 * rate):.1f} s")
 
 
-async def _synthesise(config: Config, request: SpeechRequest) -> list[bytes]:
+async def _synthesise(config: TtsConfig, request: SpeechRequest) -> list[bytes]:
     """All chunks of one utterance. Raises EngineError."""
-    engine = make_engine(config.tts, max_streams=1, max_text_chars=max(config.calls.max_text_chars, len(request.text)))
+    choice = choose(config)
+    typer.echo(f"engine {choice.kind} ({choice.reason})", err=True)
+    engine = make_engine(config, max_streams=1, max_text_chars=max(1, len(request.text)), choice=choice)
     await engine.start()
     try:
         return [chunk.pcm async for chunk in engine.synthesize(request)]

@@ -118,14 +118,34 @@ class VoiceConfig(_Section):
     speed: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
 
 
+class ChatterboxConfig(_Section):
+    """[tts.chatterbox]: what the engines `chatterbox` and `chatterbox-nano` need; see docs/chatterbox.md."""
+
+    model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-turbo"
+    nano_model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-nano"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    voices_dir: str = ""
+    default_voice: str = "default"
+    max_streams: Annotated[int, Field(ge=1, le=1024)] = 16
+    telephone_reading: bool = True
+    max_segment_chars: Annotated[int, Field(ge=60, le=1000)] = 300
+    watermark: bool = False
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.8
+    top_k: Annotated[int, Field(ge=0, le=6563)] = 1000
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    repetition_penalty: Annotated[float, Field(ge=1, le=2)] = 1.2
+
+
 class TtsConfig(_Section):
     """[tts]"""
 
-    engine: Literal["embedded"] = "embedded"
+    engine: Literal["auto", "embedded", "chatterbox", "chatterbox-nano"] = "auto"
     default_voice: str = "heart"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     seed: int = 0
     voices: dict[str, VoiceConfig] = Field(default_factory=lambda: {"heart": VoiceConfig()}, min_length=1)
+    chatterbox: ChatterboxConfig = ChatterboxConfig()
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:

@@ -13,14 +13,14 @@ import structlog
 
 from mediaserver import __version__, systemd
 from mediaserver.calls import Calls
-from mediaserver.config import Config, TtsConfig
+from mediaserver.config import Config
+from mediaserver.engines import choose, make_engine
 from mediaserver.metrics import MetricsServer, make_registry
 from sip.access import AccessList
 from sip.timers import TimerValues
 from sip.transport import UdpTransport, host_port
 from sip.user_agent import UserAgent, UserAgentConfig
-from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
-from tts_engine.engine import Engine
+from tts_engine.errors import EngineError
 
 _log = structlog.get_logger("server")
 
@@ -39,19 +39,6 @@ class StartError(Exception):
     """The server cannot start; the message is for the person who started it."""
 
 
-def make_engine(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engine:
-    """The engine that the configuration names."""
-    voices = {name: EmbeddedVoice(voice.model, voice.speed) for name, voice in config.voices.items()}
-    return EmbeddedEngine(
-        voices,
-        config.default_voice,
-        workers=config.workers,
-        max_streams=max_streams,
-        max_text_chars=max_text_chars,
-        seed=config.seed,
-    )
-
-
 class Server:
     """One node. run() serves until stop() is called."""
 
@@ -59,7 +46,9 @@ class Server:
         self._config = config
         calls = config.calls
         text_limit = max(calls.max_text_chars, len(calls.greeting))
-        self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit)
+        choice = choose(config.tts)
+        _log.info("engine", engine=choice.kind, reason=choice.reason)
+        self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit, choice)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -161,7 +150,10 @@ def _settle_memory() -> None:
 async def serve(config: Config) -> None:
     """Run a server until SIGTERM or SIGINT. Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    server = Server(config)
+    try:
+        server = Server(config)
+    except EngineError as error:
+        raise StartError(f"speech engine: {error}") from error
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

@@ -1,0 +1,125 @@
+"""Which speech engine the configuration means, and making it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mediaserver.config import ChatterboxConfig, TtsConfig
+from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
+from tts_engine.engine import Engine
+from tts_engine.errors import EngineError
+
+NEEDED = ("torch", "safetensors", "tokenizers", "huggingface_hub")
+"Of the extra `chatterbox`: what synthesis imports."
+
+Kind = Literal["embedded", "chatterbox", "chatterbox-nano"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine taken, and why, in words for the log."""
+
+    kind: Kind
+    reason: str
+
+
+def choose(config: TtsConfig) -> Choice:
+    """The engine that `[tts] engine` means on this machine."""
+    if config.engine != "auto":
+        return Choice(config.engine, "configured")
+    missing = _why_not_chatterbox(config.chatterbox)
+    if missing:
+        return Choice("embedded", f"auto: {missing}")
+    return Choice("chatterbox", "auto: a GPU and the weights are here")
+
+
+def _why_not_chatterbox(config: ChatterboxConfig) -> str:
+    """What `auto` lacks for Chatterbox, "" if nothing; the dear question, torch, comes last."""
+    if config.device == "cpu" or not _has_nvidia_driver():
+        return "no GPU"
+    absent = missing_packages()
+    if absent:
+        return f"{', '.join(absent)} not installed (extra chatterbox)"
+    from tts_engine.chatterbox.hub import find_model  # noqa: PLC0415
+
+    if find_model(config.model) is None:
+        return f"the weights of {config.model} are not here (chatterline fetch-model)"
+    import torch  # noqa: PLC0415
+
+    return "" if torch.cuda.is_available() else "torch finds no GPU"
+
+
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def missing_packages() -> list[str]:
+    """Those of NEEDED that are not installed."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def make_engine(config: TtsConfig, max_streams: int, max_text_chars: int, choice: Choice | None = None) -> Engine:
+    """The engine that the configuration names, or `choice`. Raises EngineError if it cannot be had."""
+    kind = (choice or choose(config)).kind
+    if kind == "embedded":
+        return _embedded(config, max_streams, max_text_chars)
+    absent = missing_packages()
+    if absent:
+        raise EngineError(f"engine {kind} needs {', '.join(absent)}: pip install 'chatterline[chatterbox]'")
+    return _chatterbox(config, kind, max_streams, max_text_chars)
+
+
+def voices_directory(config: TtsConfig) -> Path:
+    """Where voices lie: as configured, else systemd's StateDirectory, else the user's data directory (XDG)."""
+    if config.chatterbox.voices_dir:
+        return Path(config.chatterbox.voices_dir).expanduser()
+    # systemd joins several directories with colons; the first is the unit's main one.
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if state:
+        return Path(state) / "voices"
+    data = os.environ.get("XDG_DATA_HOME", "")
+    # The specification has relative paths ignored.
+    base = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
+    return base / "chatterline" / "voices"
+
+
+def _embedded(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engine:
+    voices = {name: EmbeddedVoice(voice.model, voice.speed) for name, voice in config.voices.items()}
+    return EmbeddedEngine(
+        voices,
+        config.default_voice,
+        workers=config.workers,
+        max_streams=max_streams,
+        max_text_chars=max_text_chars,
+        seed=config.seed,
+    )
+
+
+def _chatterbox(config: TtsConfig, kind: Kind, max_streams: int, max_text_chars: int) -> Engine:
+    # Imported here: torch takes seconds and a quarter of a gigabyte that the embedded voice does not need.
+    from tts_engine.chatterbox.sampling import SamplingSettings  # noqa: PLC0415
+    from tts_engine.serving.engine import ChatterboxEngine, ChatterboxSettings  # noqa: PLC0415
+
+    given = config.chatterbox
+    settings = ChatterboxSettings(
+        model=given.model if kind == "chatterbox" else given.nano_model,
+        device=given.device,
+        precision=given.precision,
+        voices_dir=voices_directory(config),
+        default_voice=given.default_voice,
+        telephone_reading=given.telephone_reading,
+        max_segment_chars=given.max_segment_chars,
+        watermark=given.watermark,
+        sampling=SamplingSettings(given.temperature, given.top_k, given.top_p, given.repetition_penalty),
+        seed=config.seed,
+    )
+    return ChatterboxEngine(kind, settings, min(max_streams, given.max_streams), max_text_chars)

@@ -1,0 +1,325 @@
+"""T3: text tokens to speech tokens, a GPT-2 with its key/value cache made explicit (reference: models/t3/t3.py).
+
+A sequence is [speaker 1 | voice prompt P | text T | START | speech ...]. Its first P + 1 positions are the same for
+all that a voice says: `VoicePrefix` holds their keys and values once, and every sequence attends to them in place.
+What follows is the sequence's own, in a row of `KVCache`. Positions count on through all parts.
+
+Parameters carry the released names; linear weights are stored (in, out), as GPT-2's are. Parameters take no gradient.
+Nothing here waits for the device, so that `step` can be captured in a CUDA graph over a static cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from tts_engine.chatterbox.constants import SPEAKER_EMBEDDING, START_TOKEN
+
+HEAD = 64
+"Width of an attention head, in every GPT-2."
+
+
+@dataclass(frozen=True)
+class T3Sizes:
+    """Turbo: 24 layers x 1024, 16 heads. Nano: 12 x 768, 12 heads."""
+
+    layers: int
+    width: int
+    heads: int
+    positions: int = 8196
+    text_vocabulary: int = 50276
+    speech_vocabulary: int = 6563
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> T3Sizes:
+        """Read them off a checkpoint's tensor shapes; ValueError if these are not a T3's."""
+        found = {int(match[1]) for name in shapes if (match := re.match(r"tfmr\.h\.(\d+)\.", name))}
+        if not found or found != set(range(len(found))):
+            raise ValueError(f"not a T3 checkpoint: its blocks tfmr.h.N are numbered {sorted(found)}")
+        tables = [_table(shapes, name) for name in ("tfmr.wpe.weight", "text_emb.weight", "speech_emb.weight")]
+        widths = {width for _, width in tables}
+        width = widths.pop()
+        if widths or width == 0 or width % HEAD:
+            raise ValueError(
+                f"not a T3 checkpoint: embedding widths {sorted({*widths, width})} should be one, N x {HEAD}"
+            )
+        (positions, _), (text, _), (speech, _) = tables
+        if speech <= START_TOKEN:
+            raise ValueError(f"not a Turbo checkpoint: {speech} speech tokens do not include START ({START_TOKEN})")
+        return cls(len(found), width, width // HEAD, positions, text, speech)
+
+
+def _table(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, int]:
+    shape = tuple(shapes.get(name, ()))
+    if len(shape) != 2:
+        raise ValueError(f"not a T3 checkpoint: {name} is {'missing' if name not in shapes else f'of shape {shape}'}")
+    return shape[0], shape[1]
+
+
+@dataclass(frozen=True)
+class VoicePrefix:
+    """Keys and values of [speaker | prompt], each (layers, heads, P + 1, 64); shared by all sequences of a voice."""
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def length(self) -> int:
+        """Positions: P + 1."""
+        return self.keys.shape[2]
+
+
+class KVCache:
+    """What a batch of sequences has said after the prefix, one row each; a row may be freed and used again.
+
+    `keys` and `values` (layers, B, heads, capacity, 64) are views of one tensor, so that a step writes both at once.
+    `lengths` (B,) int64 are the positions filled, without the prefix; `T3.prefill` sets them, `T3.step` counts them up
+    in place and stops at the capacity: an idle row of a captured batch may be stepped for ever.
+    """
+
+    def __init__(self, keys_values: Tensor, lengths: Tensor, prefix: VoicePrefix) -> None:
+        """`keys_values` is (layers, 2, B, heads, capacity, 64)."""
+        self.keys_values = keys_values
+        self.lengths = lengths
+        self.prefix = prefix
+        self.rows = torch.arange(self.batch, device=lengths.device)
+        self.positions = torch.arange(self.capacity, device=lengths.device)
+
+    @property
+    def keys(self) -> Tensor:
+        """(layers, B, heads, capacity, 64)."""
+        return self.keys_values[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        """(layers, B, heads, capacity, 64)."""
+        return self.keys_values[:, 1]
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.keys_values.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """Own positions that a row can hold: text, START and speech."""
+        return self.keys_values.shape[4]
+
+    def first(self, batch: int) -> KVCache:
+        """The first rows as a cache of their own, over the same memory."""
+        return KVCache(self.keys_values[:, :, :batch], self.lengths[:batch], self.prefix)
+
+    def reset(self, rows: Tensor | slice | None = None) -> None:
+        """Empty these rows (all: None). What they held is never read again."""
+        self.lengths[slice(None) if rows is None else rows] = 0
+
+
+class Projection(nn.Module):
+    """GPT-2's Conv1D: a linear layer with its weight stored (in, out)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs).normal_(std=0.02))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view(*x.shape[:-1], -1)
+
+
+class Attention(nn.Module):
+    """The projections on both sides; what lies between depends on the cache, see `attend`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_attn = Projection(width, 3 * width)
+        self.c_proj = Projection(width, width)
+
+    def project(self, x: Tensor) -> Tensor:
+        """(B, T, width) to (3, B, heads, T, 64): queries, keys, values."""
+        projected: Tensor = self.c_attn(x)
+        return projected.view(*x.shape[:2], 3, -1, HEAD).permute(2, 0, 3, 1, 4)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, heads, T, 64) to (B, T, width)."""
+        projected: Tensor = self.c_proj(x.transpose(1, 2).flatten(2))
+        return projected
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = Projection(width, 4 * width)
+        self.c_proj = Projection(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same; `gelu_new` is the tanh form."""
+        projected: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return projected
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps=1e-5)
+        self.attn = Attention(width)
+        self.ln_2 = nn.LayerNorm(width, eps=1e-5)
+        self.mlp = MLP(width)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(B, T, width) to (3, B, heads, T, 64): queries, keys, values."""
+        return self.attn.project(self.ln_1(hidden))
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Residual stream (B, T, width) and what attention gave, (B, heads, T, 64), to the next block's input."""
+        hidden = hidden + self.attn.merge(attended)
+        widened: Tensor = self.mlp(self.ln_2(hidden))
+        return hidden + widened
+
+
+class Backbone(nn.Module):
+    def __init__(self, sizes: T3Sizes) -> None:
+        super().__init__()
+        self.wpe = nn.Embedding(sizes.positions, sizes.width)
+        self.h = nn.ModuleList(Block(sizes.width) for _ in range(sizes.layers))
+        self.ln_f = nn.LayerNorm(sizes.width, eps=1e-5)
+
+    def blocks(self) -> list[Block]:
+        """The blocks in order."""
+        return [block for block in self.h if isinstance(block, Block)]
+
+
+class Conditioning(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.spkr_enc = nn.Linear(SPEAKER_EMBEDDING, width)
+
+
+def attend(query: Tensor, own: tuple[Tensor, Tensor], bias: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over the shared prefix and a sequence's own positions under one softmax.
+
+    `query` (B, heads, Q, 64); `own` keys and values (B, heads, S, 64); `bias`, broadcast to (B, heads, Q, S), is -inf
+    where own keys are hidden; `prefix` keys and values (heads, P, 64), all visible. Returns (B, heads, Q, 64).
+
+    The batch is folded into the prefix's queries: one product reads the prefix once for all of them. Products and
+    softmax accumulate in float32 whatever the dtype.
+    """
+    batch, heads, count, size = query.shape
+    reach = prefix[0].shape[1]
+    query = query * size**-0.5  # a power of two: exact
+    to_prefix = torch.bmm(query.transpose(0, 1).flatten(1, 2), prefix[0].mT).view(heads, batch, count, reach)
+    to_own = torch.matmul(query, own[0].mT) + bias
+    weights = torch.softmax(torch.cat((to_prefix.transpose(0, 1), to_own), -1), -1)
+    from_prefix = torch.bmm(weights[..., :reach].transpose(0, 1).flatten(1, 2), prefix[1])
+    from_own = torch.matmul(weights[..., reach:], own[1])
+    return from_own + from_prefix.view(heads, batch, count, size).transpose(0, 1)
+
+
+def _hidden_where(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """-inf where `mask`, else 0."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -torch.inf)
+
+
+class T3(nn.Module):
+    """[prefix | text | START | speech so far] to the logits of the next speech token, for a batch."""
+
+    def __init__(self, sizes: T3Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.tfmr = Backbone(sizes)
+        self.cond_enc = Conditioning(sizes.width)
+        self.text_emb = nn.Embedding(sizes.text_vocabulary, sizes.width)
+        self.speech_emb = nn.Embedding(sizes.speech_vocabulary, sizes.width)
+        self.speech_head = nn.Linear(sizes.width, sizes.speech_vocabulary)
+        self.requires_grad_(False)
+
+    def prefix(self, speaker_embedding: Tensor, prompt_tokens: Tensor) -> VoicePrefix:
+        """Once for a voice: speaker embedding (256,), prompt tokens (P,) int64."""
+        speaker = self.cond_enc.spkr_enc(speaker_embedding.to(self.speech_head.weight.dtype))
+        embedded = torch.cat((speaker[None], self.speech_emb(prompt_tokens)))
+        hidden = (embedded + self.tfmr.wpe.weight[: len(embedded)])[None]
+        keys, values = [], []
+        for block in self.tfmr.blocks():
+            query, key, value = block.project(hidden).unbind()
+            hidden = block.finish(hidden, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+            keys.append(key[0])
+            values.append(value[0])
+        return VoicePrefix(torch.stack(keys), torch.stack(values))
+
+    def new_cache(self, prefix: VoicePrefix, batch: int, capacity: int) -> KVCache:
+        """Empty, in the prefix's dtype and on its device. ValueError if the model has not that many positions."""
+        if prefix.length + capacity > self.sizes.positions:
+            raise ValueError(
+                f"a prefix of {prefix.length} and {capacity} positions more are over the model's {self.sizes.positions}"
+            )
+        # Zeros, not what memory held: a weight of 0 times NaN would be NaN.
+        keys_values = prefix.keys.new_zeros(self.sizes.layers, 2, batch, self.sizes.heads, capacity, HEAD)
+        return KVCache(keys_values, torch.zeros(batch, dtype=torch.int64, device=prefix.keys.device), prefix)
+
+    def prefill(
+        self,
+        text_tokens: Tensor,
+        text_lengths: Tensor,
+        cache: KVCache,
+        *,
+        unconditional: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Begin sequences: logits (B, V) float32 of each one's first speech token, after [prefix | text | START].
+
+        `text_tokens` (B, T) int64, right-padded with any valid token; `text_lengths` (B,). `unconditional` (B,) bool:
+        these rows have their text embedding zeroed, positions stay (CFG). `rows` (B,): the cache's rows to begin in,
+        whatever the others are doing; default: all of them, in order. ValueError if T + 1 is over the capacity.
+        """
+        batch, longest = text_tokens.shape
+        length = longest + 1
+        if length > cache.capacity:
+            raise ValueError(f"{longest} text tokens and START do not fit a cache of {cache.capacity} positions")
+        rows = cache.rows if rows is None else rows
+        text = self.text_emb(text_tokens)
+        if unconditional is not None:
+            text = text.masked_fill(unconditional[:, None, None], 0)
+        # START stands right after each row's text; what follows it is overwritten by the steps to come.
+        positions = cache.positions[:length]
+        is_start = (positions == text_lengths[:, None])[..., None]
+        hidden = torch.where(is_start, self.speech_emb.weight[START_TOKEN], F.pad(text, (0, 0, 0, 1)))
+        hidden = hidden + self.tfmr.wpe(positions + cache.prefix.length)
+
+        later = _hidden_where(positions > positions[:, None], hidden.dtype)
+        for layer, block in enumerate(self.tfmr.blocks()):
+            query, *own = block.project(hidden).unbind()
+            cache.keys_values[layer][:, rows, :, :length] = torch.stack(own)
+            prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
+            hidden = block.finish(hidden, attend(query, (own[0], own[1]), later, prefix))
+        cache.lengths[rows] = text_lengths + 1
+        return self._logits(hidden.gather(1, text_lengths[:, None, None].expand(batch, 1, hidden.shape[-1])))
+
+    def step(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
+        """Speech tokens (B,) int64 just chosen, to logits (B, V) float32 of the next; `cache.lengths` counts up.
+
+        `span`: own positions that attention reads, at least the longest length + 1; default the capacity. A row that
+        is full overwrites its last position: callers size the capacity so that this happens to idle rows only.
+        """
+        span = cache.capacity if span is None else span
+        at = cache.lengths.clamp(max=cache.capacity - 1)
+        hidden = (self.speech_emb(tokens) + self.tfmr.wpe(at + cache.prefix.length))[:, None]
+        unfilled = _hidden_where(cache.positions[:span] > at[:, None], hidden.dtype)[:, None, None]
+        for layer, block in enumerate(self.tfmr.blocks()):
+            projected = block.project(hidden)
+            own = cache.keys_values[layer]
+            own[:, cache.rows, :, at] = projected[1:, :, :, 0].transpose(0, 1)  # indexed dimensions come first
+            prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
+            attended = attend(projected[0], (own[0, :, :, :span], own[1, :, :, :span]), unfilled, prefix)
+            hidden = block.finish(hidden, attended)
+        cache.lengths.copy_(at + 1)
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(B, 1, width) to (B, V) float32."""
+        logits: Tensor = self.speech_head(self.tfmr.ln_f(hidden[:, 0]))
+        return logits.float()

@@ -1,0 +1,1 @@
+"""Chatterbox as an engine: who speaks when, and where. No model arithmetic."""

@@ -1,0 +1,51 @@
+"""The T3 decoders that utterances borrow: each owns the memory, and on a GPU the graph, of one sequence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tts_engine.chatterbox.decoder import TokenDecoder
+from tts_engine.chatterbox.guards import MOST_TOKENS
+from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.t3 import T3, VoicePrefix
+from tts_engine.serving.graphs import GraphDecoder
+
+MOST_TEXT_TOKENS = 400
+"Of a segment of 300 characters; byte-level BPE needs more than one token a character for foreign scripts only."
+
+CAPACITY = MOST_TEXT_TOKENS + 1 + MOST_TOKENS
+
+
+class DecoderPool:
+    """Decoders made as they are needed, at most one for each utterance under way, and used again."""
+
+    def __init__(self, t3: T3, settings: SamplingSettings, cfg_scale: float, *, graphs: bool) -> None:
+        self._t3 = t3
+        self._settings = settings
+        self._cfg_scale = cfg_scale
+        self._graphs = graphs
+        self._free: list[GraphDecoder] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrowed(self, prefix: VoicePrefix) -> Iterator[TokenDecoder]:
+        """A decoder that speaks with this voice."""
+        if not self._graphs:
+            # Memory and nothing else: not worth keeping.
+            yield TokenDecoder(self._t3, prefix, CAPACITY, self._settings, self._cfg_scale)
+            return
+        decoder = self._take(prefix)
+        try:
+            yield decoder
+        finally:
+            with self._lock:
+                self._free.append(decoder)
+
+    def _take(self, prefix: VoicePrefix) -> GraphDecoder:
+        with self._lock:
+            decoder = self._free.pop() if self._free else None
+        if decoder is not None and decoder.use(prefix):
+            return decoder
+        return GraphDecoder(self._t3, prefix, CAPACITY, self._settings, self._cfg_scale)
