@@ -1,0 +1,1 @@
+"""Timing of the speech model, ours and the reference, on one device."""
