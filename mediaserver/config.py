@@ -129,7 +129,7 @@ class ChatterboxConfig(_Section):
     default_voice: str = "default"
     max_streams: Annotated[int, Field(ge=1, le=1024)] = 16
     telephone_reading: bool = True
-    max_segment_chars: Annotated[int, Field(ge=60, le=1000)] = 300
+    max_segment_chars: Annotated[int, Field(ge=60, le=400)] = 300
     watermark: bool = False
     temperature: Annotated[float, Field(gt=0, le=2)] = 0.8
     top_k: Annotated[int, Field(ge=0, le=6563)] = 1000

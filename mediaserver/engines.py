@@ -14,6 +14,10 @@ from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
 from tts_engine.engine import Engine
 from tts_engine.errors import EngineError
 
+# Before torch is loaded: its threads wait for one another spinning, which takes the cores from the pacer, and on shared
+# cores costs up to ten times what they do.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 NEEDED = ("torch", "safetensors", "tokenizers", "huggingface_hub")
 "Of the extra `chatterbox`: what synthesis imports."
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tts_engine.engine import PcmChunk
-from tts_engine.errors import SynthesisError
+from tts_engine.errors import EngineError, SynthesisError
 from tts_engine.worker_pool import Job, WorkerPool
 
 
@@ -90,8 +90,9 @@ class PooledStream:
             return
         cause = future.exception()
         if cause is not None:
-            # Its message may quote the caller's text, which no log should hold.
-            error = SynthesisError(f"the voice failed on this text: {type(cause).__name__}")
+            # A message that is not ours may quote the caller's text, which no log should hold.
+            reason = cause if isinstance(cause, EngineError) else type(cause).__name__
+            error = SynthesisError(f"the voice failed on this text: {reason}")
             error.__cause__ = cause
             self._end(error)
             return
@@ -107,6 +108,7 @@ class PooledStream:
     def _end(self, error: SynthesisError | None) -> None:
         self._exhausted = True
         self._error = error
+        self._pieces = iter(())  # what it borrows is given back, even if the reader keeps this stream
         job, self._job = self._job, None
         if job is not None:
             job.cancel()

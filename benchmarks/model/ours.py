@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from tts_engine.chatterbox.assembler import SpeechAssembler
+from tts_engine.chatterbox.assembler import FlowInput, SpeechAssembler, VocoderInput
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.model import load
 from tts_engine.chatterbox.sampling import SamplingSettings
-from tts_engine.chatterbox.streaming import synthesise_chunks
+from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, decode_mel, render, synthesise_chunks
 from tts_engine.serving.decoders import CAPACITY
-from tts_engine.serving.graphs import GraphDecoder
+from tts_engine.serving.graphs import GraphDecoder, GraphFlow, GraphVocoder
 
 WHOLE = ChunkPolicy(sizes=(10_000,))
 "One chunk, at the end: what the reference does."
@@ -35,11 +35,15 @@ class Ours:
         with torch.inference_mode():
             self.prefix = self.model.t3.prefix(self.voice.speaker_embedding, self.voice.prompt_tokens)
         self._decoder: TokenDecoder | None = None
+        self._flow: FlowDecoder = self.model.flow
+        self._vocoder: WaveRenderer = self.model.vocoder
 
-    def use_decoder(self, *, graph: bool) -> None:
-        """Eager steps, or replays of a CUDA graph, from now on."""
-        kind = GraphDecoder if graph else TokenDecoder
+    def use(self, *, graphs: bool) -> None:
+        """Eager modules, or replays of CUDA graphs, from now on."""
+        kind = GraphDecoder if graphs else TokenDecoder
         self._decoder = kind(self.model.t3, self.prefix, CAPACITY, SamplingSettings())
+        self._flow = GraphFlow(self.model.flow, self.device, self.model.dtype) if graphs else self.model.flow
+        self._vocoder = GraphVocoder(self.model.vocoder, self.device) if graphs else self.model.vocoder
 
     def speech_tokens(self, text_tokens: list[int], count: int, draws: Draws | None = None) -> Iterator[int]:
         """`count` speech tokens, STOP made impossible; what is no sound is replaced, so that all are decoded."""
@@ -51,19 +55,18 @@ class Ours:
 
     @torch.inference_mode()
     def mel(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(n,) tokens to the mel spectrogram (1, 80, 2n) of them, the prompt decoded with them."""
-        voice = self.voice
-        together = torch.cat((voice.flow_prompt_tokens, tokens))[None]
-        noise = torch.randn(1, 80, FRAMES_PER_TOKEN * together.shape[1], device=self.device)
-        mel = self.model.flow(together, None, voice.flow_prompt_mel[None], None, voice.x_vector[None], noise)
-        return mel[:, :, FRAMES_PER_TOKEN * len(voice.flow_prompt_tokens) :]
+        """(n,) tokens to the mel spectrogram (80, 2n) of them, the prompt decoded with them."""
+        frames = FRAMES_PER_TOKEN * (len(self.voice.flow_prompt_tokens) + len(tokens))
+        noise = torch.randn(80, frames, device=self.device)
+        return decode_mel(self._flow, FlowInput(self.voice, tuple(tokens.tolist()), noise, 0, final=True))
 
     @torch.inference_mode()
     def wave(self, mel: torch.Tensor) -> torch.Tensor:
-        """(1, 80, T) to (1, 480 T)."""
-        zeros = torch.zeros(1, HARMONICS, device=self.device)
-        noise = torch.randn(1, HARMONICS, SAMPLES_PER_FRAME * mel.shape[-1], device=self.device)
-        return self.model.vocoder(mel, zeros, zeros, noise)
+        """(1, 80, T) to (480 T,)."""
+        with torch.device(self.device):
+            zeros, noise = torch.zeros(HARMONICS), torch.randn(HARMONICS, SAMPLES_PER_FRAME * mel.shape[-1])
+            given = VocoderInput(mel[0], zeros, zeros, noise, torch.zeros(0), 0)
+        return render(self._vocoder, given)[0]
 
     def say(self, text_tokens: list[int], count: int, policy: ChunkPolicy) -> tuple[float, float, int]:
         """An utterance of `count` tokens: milliseconds to its first samples on the host, to its end, and samples."""
@@ -72,7 +75,7 @@ class Ours:
         tokens = self.speech_tokens(text_tokens, count, draws)
         assembler = SpeechAssembler(self.voice, draws, policy)
         first, samples = 0.0, 0
-        for chunk in synthesise_chunks(self.model.flow, self.model.vocoder, assembler, tokens):
+        for chunk in synthesise_chunks(self._flow, self._vocoder, assembler, tokens):
             samples += len(chunk.cpu())
             first = first or time.perf_counter() - start
         return 1000 * first, 1000 * (time.perf_counter() - start), samples

@@ -124,6 +124,21 @@ def test_the_unit_is_valid() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_the_unit_is_valid_with_the_settings_for_a_gpu(tmp_path: Path) -> None:
+    drop_ins = tmp_path / "chatterline.service.d"
+    drop_ins.mkdir()
+    (tmp_path / UNIT.name).write_bytes(UNIT.read_bytes())
+    (drop_ins / "gpu.conf").write_bytes(UNIT.with_name("chatterline-gpu.conf").read_bytes())
+    result = subprocess.run(
+        ["systemd-analyze", "verify", UNIT.name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_the_unit_waits_longer_than_the_drain() -> None:
     from mediaserver.config import CallsConfig
     from mediaserver.server import FAREWELL_S

@@ -48,9 +48,8 @@ class TokenDecoder:
         """A new sequence; the one before is forgotten. ValueError if the text does not fit."""
         device = self._draw.device
         text = torch.tensor([list(text_tokens)], dtype=torch.int64, device=device).expand(self._rows, -1)
-        lengths = torch.full((self._rows,), len(text_tokens), dtype=torch.int64, device=device)
         self._seen.copy_(first_seen(1, self._seen.shape[-1], device))
-        self._logits = self._t3.prefill(text, lengths, self._cache, unconditional=self._unconditional)
+        self._logits = self._prefill(text)
         self._span = len(text_tokens) + 1
 
     @torch.inference_mode()
@@ -73,6 +72,11 @@ class TokenDecoder:
         if not finite:
             raise SynthesisError("the model's numbers overflowed; try another dtype (bfloat16 or float32)")
         return int(token)
+
+    def _prefill(self, text: Tensor) -> Tensor:
+        """(rows, T) text tokens to the first logits (rows, V)."""
+        lengths = torch.full((self._rows,), text.shape[1], dtype=torch.int64, device=text.device)
+        return self._t3.prefill(text, lengths, self._cache, unconditional=self._unconditional)
 
     def _advance(self) -> None:
         """One step with the token chosen last."""

@@ -144,7 +144,7 @@ class Flow(nn.Module):
         x_vector: torch.Tensor,
         noise: torch.Tensor,
         *,
-        look_ahead: int = 0,
+        look_ahead: int | torch.Tensor = 0,
     ) -> torch.Tensor:
         """Mel spectrogram (B, 80, 2 (T - look_ahead)) of [prompt | new] tokens, in the dtype of `noise`.
 
@@ -152,12 +152,12 @@ class Flow(nn.Module):
         prompt_mel (B, P, 80): right-padded; prompt_frames (B,) or None: all P.
         x_vector (B, 192): not normalised.
         noise (B, 80, 2T): column f belongs to frame f, whatever the chunk. It may be longer.
-        look_ahead: last tokens of each row that are heard by the others but not rendered: 3 while more are to come.
+        look_ahead: last tokens of each row that are heard by the others but not rendered: 3 while more are to come. As
+        a tensor, () or (B,), with lengths: the result is (B, 80, 2T) then, for graphs that serve any look-ahead.
 
         Frames beyond a row's 2 (length - look_ahead) are 0; a row gives the same in any batch.
         """
-        size = tokens.shape[1] - look_ahead
-        count = FRAMES_PER_TOKEN * size
+        count = FRAMES_PER_TOKEN * (tokens.shape[1] - (look_ahead if isinstance(look_ahead, int) else 0))
         conditions = self._conditions(self.encode(tokens, lengths)[:, :count], prompt_mel, prompt_frames, x_vector)
         start = noise[:, :, :count].transpose(1, 2)
         if lengths is None:

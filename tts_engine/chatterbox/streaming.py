@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 
 from tts_engine.chatterbox.assembler import FlowInput, SpeechAssembler, VocoderInput
-from tts_engine.chatterbox.vocoder import Vocoder
 
 
 class FlowDecoder(Protocol):
@@ -25,6 +24,21 @@ class FlowDecoder(Protocol):
         *,
         look_ahead: int = 0,
     ) -> torch.Tensor: ...
+
+
+class WaveRenderer(Protocol):
+    """`Vocoder`, as far as it is used here."""
+
+    def render(
+        self,
+        mel: torch.Tensor,
+        phase: torch.Tensor,
+        offsets: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        known_f0: torch.Tensor,
+        known: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def decode_mel(flow: FlowDecoder, given: FlowInput) -> torch.Tensor:
@@ -44,7 +58,7 @@ def decode_mel(flow: FlowDecoder, given: FlowInput) -> torch.Tensor:
     return mel[0, :, given.mel_frames]
 
 
-def render(vocoder: Vocoder, given: VocoderInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def render(vocoder: WaveRenderer, given: VocoderInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run the vocoder on one row: what `SpeechAssembler.take_speech` wants."""
     known = len(given.known_f0)
     known_f0 = torch.zeros(given.mel.shape[1], device=given.mel.device)
@@ -62,7 +76,7 @@ def render(vocoder: Vocoder, given: VocoderInput) -> tuple[torch.Tensor, torch.T
 
 @torch.inference_mode()
 def synthesise_chunks(
-    flow: FlowDecoder, vocoder: Vocoder, assembler: SpeechAssembler, tokens: Iterable[int]
+    flow: FlowDecoder, vocoder: WaveRenderer, assembler: SpeechAssembler, tokens: Iterable[int]
 ) -> Iterator[torch.Tensor]:
     """Speech of `tokens` as they come, in chunks (n,) float32 at 24 kHz; it ends with the utterance's last sample."""
     for token in tokens:
@@ -72,7 +86,7 @@ def synthesise_chunks(
     yield from _decoded(flow, vocoder, assembler)
 
 
-def _decoded(flow: FlowDecoder, vocoder: Vocoder, assembler: SpeechAssembler) -> Iterator[torch.Tensor]:
+def _decoded(flow: FlowDecoder, vocoder: WaveRenderer, assembler: SpeechAssembler) -> Iterator[torch.Tensor]:
     given = assembler.flow_input()
     if given is not None:
         yield assembler.take_speech(*render(vocoder, assembler.take_mel(decode_mel(flow, given))))

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tts_engine.chatterbox.constants import SPEAKER_EMBEDDING, START_TOKEN
-
-HEAD = 64
-"Width of an attention head, in every GPT-2."
+from tts_engine.chatterbox.step_attention import HEAD, StepAttention, attend
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections on both sides; what lies between depends on the cache, see `attend`."""
+    """The projections on both sides; what lies between depends on the cache, see `step_attention`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -176,8 +174,8 @@ class Block(nn.Module):
         return self.attn.project(self.ln_1(hidden))
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """Residual stream (B, T, width) and what attention gave, (B, heads, T, 64), to the next block's input."""
-        hidden = hidden + self.attn.merge(attended)
+        """Residual stream (B, T, width) and what attention gave, of the same shape, to the next block's input."""
+        hidden = hidden + self.attn.c_proj(attended)
         widened: Tensor = self.mlp(self.ln_2(hidden))
         return hidden + widened
 
@@ -198,26 +196,6 @@ class Conditioning(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.spkr_enc = nn.Linear(SPEAKER_EMBEDDING, width)
-
-
-def attend(query: Tensor, own: tuple[Tensor, Tensor], bias: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention over the shared prefix and a sequence's own positions under one softmax.
-
-    `query` (B, heads, Q, 64); `own` keys and values (B, heads, S, 64); `bias`, broadcast to (B, heads, Q, S), is -inf
-    where own keys are hidden; `prefix` keys and values (heads, P, 64), all visible. Returns (B, heads, Q, 64).
-
-    The batch is folded into the prefix's queries: one product reads the prefix once for all of them. Products and
-    softmax accumulate in float32 whatever the dtype.
-    """
-    batch, heads, count, size = query.shape
-    reach = prefix[0].shape[1]
-    query = query * size**-0.5  # a power of two: exact
-    to_prefix = torch.bmm(query.transpose(0, 1).flatten(1, 2), prefix[0].mT).view(heads, batch, count, reach)
-    to_own = torch.matmul(query, own[0].mT) + bias
-    weights = torch.softmax(torch.cat((to_prefix.transpose(0, 1), to_own), -1), -1)
-    from_prefix = torch.bmm(weights[..., :reach].transpose(0, 1).flatten(1, 2), prefix[1])
-    from_own = torch.matmul(weights[..., reach:], own[1])
-    return from_own + from_prefix.view(heads, batch, count, size).transpose(0, 1)
 
 
 def _hidden_where(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -246,7 +224,8 @@ class T3(nn.Module):
         keys, values = [], []
         for block in self.tfmr.blocks():
             query, key, value = block.project(hidden).unbind()
-            hidden = block.finish(hidden, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            hidden = block.finish(hidden, attended.transpose(1, 2).flatten(2))
             keys.append(key[0])
             values.append(value[0])
         return VoicePrefix(torch.stack(keys), torch.stack(values))
@@ -295,7 +274,8 @@ class T3(nn.Module):
             query, *own = block.project(hidden).unbind()
             cache.keys_values[layer][:, rows, :, :length] = torch.stack(own)
             prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
-            hidden = block.finish(hidden, attend(query, (own[0], own[1]), later, prefix))
+            attended = attend(query, (own[0], own[1]), later, prefix)
+            hidden = block.finish(hidden, attended.transpose(1, 2).flatten(2))
         cache.lengths[rows] = text_lengths + 1
         return self._logits(hidden.gather(1, text_lengths[:, None, None].expand(batch, 1, hidden.shape[-1])))
 
@@ -308,14 +288,11 @@ class T3(nn.Module):
         span = cache.capacity if span is None else span
         at = cache.lengths.clamp(max=cache.capacity - 1)
         hidden = (self.speech_emb(tokens) + self.tfmr.wpe(at + cache.prefix.length))[:, None]
-        unfilled = _hidden_where(cache.positions[:span] > at[:, None], hidden.dtype)[:, None, None]
+        attention = StepAttention(cache.rows, cache.positions, at, span, hidden.dtype)
         for layer, block in enumerate(self.tfmr.blocks()):
-            projected = block.project(hidden)
-            own = cache.keys_values[layer]
-            own[:, cache.rows, :, at] = projected[1:, :, :, 0].transpose(0, 1)  # indexed dimensions come first
+            projected = block.attn.c_attn(block.ln_1(hidden))
             prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
-            attended = attend(projected[0], (own[0, :, :, :span], own[1, :, :, :span]), unfilled, prefix)
-            hidden = block.finish(hidden, attended)
+            hidden = block.finish(hidden, attention(projected, cache.keys_values[layer], *prefix))
         cache.lengths.copy_(at + 1)
         return self._logits(hidden)
 

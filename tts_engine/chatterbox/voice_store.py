@@ -76,6 +76,15 @@ class VoiceStore:
         """Raises VoiceNameError, UnknownVoiceError, VoiceFileError."""
         return read_voice(self._existing(name))
 
+    def version(self, name: str) -> object:
+        """Another value whenever the voice's file is replaced. Raises as read() does."""
+        path = self._existing(name)
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise VoiceFileError(f"{path}: {error.strerror}") from None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
     def add(self, name: str, voice: Voice, metadata: VoiceMetadata, *, replace: bool = False) -> Path:
         """Write a voice and return its file. Raises VoiceNameError, VoiceFileError."""
         path = self.path(name)

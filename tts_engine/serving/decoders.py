@@ -13,7 +13,10 @@ from tts_engine.chatterbox.t3 import T3, VoicePrefix
 from tts_engine.serving.graphs import GraphDecoder
 
 MOST_TEXT_TOKENS = 400
-"Of a segment of 300 characters; byte-level BPE needs more than one token a character for foreign scripts only."
+"Of a segment. Byte-level BPE needs more than one token a character for foreign scripts only."
+
+MOST_FREE = 16
+"Decoders kept for the next utterance; each has some 150 MB on a GPU."
 
 CAPACITY = MOST_TEXT_TOKENS + 1 + MOST_TOKENS
 
@@ -42,10 +45,12 @@ class DecoderPool:
         finally:
             with self._lock:
                 self._free.append(decoder)
+                del self._free[:-MOST_FREE]
 
     def _take(self, prefix: VoicePrefix) -> GraphDecoder:
+        """One whose graph was captured for prompts of this length, or a new one."""
         with self._lock:
-            decoder = self._free.pop() if self._free else None
-        if decoder is not None and decoder.use(prefix):
-            return decoder
+            for at, decoder in enumerate(self._free):
+                if decoder.use(prefix):
+                    return self._free.pop(at)
         return GraphDecoder(self._t3, prefix, CAPACITY, self._settings, self._cfg_scale)

@@ -15,16 +15,19 @@ from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.hub import find_model
 from tts_engine.chatterbox.model import Chatterbox, load
 from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.step_attention import fused_fault
 from tts_engine.chatterbox.text import prepare
 from tts_engine.chatterbox.voice_store import BUILT_IN_VOICE, VoiceStore
 from tts_engine.chatterbox.watermark import Watermarker
 from tts_engine.engine import EngineLimits, SpeechRequest
-from tts_engine.errors import EngineError
+from tts_engine.errors import EngineError, UnknownVoiceError
 from tts_engine.pooled_engine import PooledEngine
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Samples
 from tts_engine.serving.decoders import DecoderPool
-from tts_engine.serving.utterance import Speaker, SpokenVoice, default_device, speak
+from tts_engine.serving.graphs import GraphFlow, GraphVocoder
+from tts_engine.serving.utterance import Speaker, default_device, speak, use_device
+from tts_engine.serving.voices import NoBuiltInVoiceError, SpokenVoice, Voices
 
 logger = logging.getLogger(__name__)
 
@@ -67,40 +70,33 @@ class ChatterboxEngine(PooledEngine):
         self._model: Chatterbox | None = None
         self._speaker: Speaker | None = None
         self._watermarker: Watermarker | None = None
-        self._voices: dict[str, SpokenVoice] = {}
-        self._names: tuple[str, ...] = ()
+        self._voices: Voices | None = None
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """As they were at start; one that was added since can be asked for all the same."""
-        return self._names
+        """As they were at start, and those that were added and asked for since."""
+        return () if self._voices is None else self._voices.names
 
     def check(self, request: SpeechRequest) -> None:
-        """Raises UnknownVoiceError, TextTooLongError or UnsupportedSampleRateError."""
-        if request.voice is not None and request.voice not in self._names:
-            self._names = self._list_voices()
+        """Raises UnknownVoiceError, TextTooLongError, UnsupportedSampleRateError; EngineError for a broken voice."""
+        if request.voice is not None and self._voices is not None:
+            self._voices.has(request.voice)
         super().check(request)
 
     def _load(self) -> None:
         settings = self._settings
         directory = find_model(settings.model)
         if directory is None:
-            raise EngineError(f"the model {settings.model} is not here: run `chatterline fetch-model`")
+            raise EngineError(_not_here(settings.model))
         device = default_device() if settings.device == "auto" else torch.device(settings.device)
         automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
         dtype = automatic if settings.precision == "auto" else _DTYPES[settings.precision]
         self._watermarker = Watermarker() if settings.watermark else None
         self._model = load(directory, device=device, dtype=dtype)
-        decoders = DecoderPool(self._model.t3, settings.sampling, self._cfg_scale, graphs=device.type == "cuda")
-        self._speaker = Speaker(self._model, decoders, settings.policy, settings.seed)
-        self._names = self._list_voices()
-        if self._default_voice not in self._names:
-            raise EngineError(
-                f"there is no voice {self._default_voice!r}: the model in {directory} "
-                f"{'brings none along (conds.pt)' if self._default_voice == BUILT_IN_VOICE else 'does not have it'}"
-                f" and {self._store.directory} holds {', '.join(self._names) or 'none'}; see `chatterline voices add`"
-            )
-        self._voice(self._default_voice)
+        use_device(device)
+        self._speaker = self._make_speaker(self._model)
+        self._voices = Voices(self._model, self._store)
+        self._prepare_default_voice(self._voices, directory)
         if device.type == "cuda":
             self._warm_up(self._speaker)
         logger.info(
@@ -112,15 +108,29 @@ class ChatterboxEngine(PooledEngine):
             self._cfg_scale or "off",
         )
 
+    def _make_speaker(self, model: Chatterbox) -> Speaker:
+        settings = self._settings
+        if model.device.type != "cuda":
+            decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=False)
+            return Speaker(model, decoders, settings.policy, settings.seed)
+        # F0 is computed in float32; TF32, which cuDNN takes by default, would detune it.
+        torch.backends.cudnn.allow_tf32 = False
+        if fault := fused_fault():
+            logger.warning("T3 runs without its fused attention, slower: %s", fault)
+        decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=True)
+        flow = GraphFlow(model.flow, model.device, model.dtype)
+        vocoder = GraphVocoder(model.vocoder, model.device)
+        return Speaker(model, decoders, settings.policy, settings.seed, flow=flow, vocoder=vocoder)
+
     def _warm_up(self, speaker: Speaker) -> None:
         """Kernels are chosen and loaded, and graphs captured, at first use: no caller should wait for that."""
+        speaker.prepare(self._spoken(self._default_voice))
         segments = prepare(_WARM_UP)
-        if not sum(len(chunk) for chunk in speaker.chunks(self._voice(self._default_voice), segments)):
+        if not sum(len(chunk) for chunk in speaker.chunks(self._spoken(self._default_voice), segments)):
             raise EngineError("the model gave no sound")
 
     def _unload(self) -> None:
-        self._speaker = self._model = self._watermarker = None
-        self._voices = {}
+        self._speaker = self._model = self._watermarker = self._voices = None
 
     def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
         speaker, settings, watermarker = self._speaker, self._settings, self._watermarker
@@ -133,27 +143,35 @@ class ChatterboxEngine(PooledEngine):
                 request.text, telephone_reading=settings.telephone_reading, max_chars=settings.max_segment_chars
             )
             if segments:
-                yield from speaker.chunks(self._voice(voice), segments)
+                yield from speaker.chunks(self._spoken(voice), segments)
 
         return speak(chunks, request.sample_rate, watermarker.stream() if watermarker else None)
 
-    def _list_voices(self) -> tuple[str, ...]:
-        built_in = [BUILT_IN_VOICE] if self._model is not None and self._model.default_voice is not None else []
-        return (*built_in, *self._store.names())
+    def _prepare_default_voice(self, voices: Voices, directory: Path) -> None:
+        """Raises EngineError if the engine cannot speak with it."""
+        name = self._default_voice
+        try:
+            voices.spoken(name)
+        except UnknownVoiceError:
+            stored = ", ".join(self._store.names()) or "none"
+            raise EngineError(
+                f"there is no voice {name!r}: {self._store.directory} holds {stored}; see `chatterline voices add`"
+            ) from None
+        except NoBuiltInVoiceError:
+            stored = ", ".join(self._store.names()) or "none"
+            raise EngineError(
+                f"there is no voice {name!r}: the model in {directory} brings none along (conds.pt), and "
+                f"{self._store.directory} holds {stored}; see `chatterline voices add`"
+            ) from None
+        voices.has(name)
 
-    def _voice(self, name: str) -> SpokenVoice:
-        """Read and prepared once; on a worker's thread, of which there is one. Raises EngineError."""
-        if name not in self._voices:
-            if self._model is None:
-                raise EngineError(f"the {self.name} engine is not loaded")
-            self._voices[name] = _prepared(self._model, name, self._store)
-        return self._voices[name]
+    def _spoken(self, name: str) -> SpokenVoice:
+        if self._voices is None:
+            raise EngineError(f"the {self.name} engine is not loaded")
+        return self._voices.spoken(name)
 
 
-@torch.inference_mode()
-def _prepared(model: Chatterbox, name: str, store: VoiceStore) -> SpokenVoice:
-    voice = model.default_voice if name == BUILT_IN_VOICE else store.read(name)[0]
-    if voice is None:
-        raise EngineError("the model has no voice of its own (conds.pt)")
-    voice = voice.to(model.device, model.dtype)
-    return SpokenVoice(model.t3.prefix(voice.speaker_embedding, voice.prompt_tokens), voice)
+def _not_here(model: str) -> str:
+    if model.startswith(("/", "~", ".")):
+        return f"there is no directory {model} with a model"
+    return f"the model {model} is not here: run `chatterline fetch-model {model}`"

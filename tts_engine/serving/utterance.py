@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
 from tts_engine.chatterbox.assembler import SpeechAssembler
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
-from tts_engine.chatterbox.constants import SAMPLE_RATE
+from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.generation import TokenGenerator
 from tts_engine.chatterbox.guards import TokenGuard
 from tts_engine.chatterbox.model import Chatterbox
-from tts_engine.chatterbox.streaming import synthesise_chunks
-from tts_engine.chatterbox.t3 import VoicePrefix
-from tts_engine.chatterbox.voice import Voice
+from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, synthesise_chunks
 from tts_engine.chatterbox.watermark import WatermarkStream
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Resampler, Samples, to_pcm16
 from tts_engine.serving.decoders import MOST_TEXT_TOKENS, DecoderPool
+from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphFlow, GraphVocoder
+from tts_engine.serving.voices import SpokenVoice
 
-
-@dataclass(frozen=True)
-class SpokenVoice:
-    """A voice as the model's modules take it."""
-
-    prefix: VoicePrefix
-    conditioning: Voice
+MOST_PREPARED_TOKENS = 500
+"20 s: what a segment of 300 characters takes. Longer ones are captured when they come."
 
 
 def segment_seed(seed: int, text: str, number: int) -> int:
@@ -41,22 +35,59 @@ def segment_seed(seed: int, text: str, number: int) -> int:
 class Speaker:
     """What all utterances of a model share."""
 
-    def __init__(self, model: Chatterbox, decoders: DecoderPool, policy: ChunkPolicy, seed: int) -> None:
+    def __init__(
+        self,
+        model: Chatterbox,
+        decoders: DecoderPool,
+        policy: ChunkPolicy,
+        seed: int,
+        *,
+        flow: GraphFlow | None = None,
+        vocoder: GraphVocoder | None = None,
+    ) -> None:
+        """`flow` and `vocoder` run in place of the model's own."""
         self._model = model
+        self._graphs = (flow, vocoder)
+        self._flow: FlowDecoder = model.flow if flow is None else flow
+        self._vocoder: WaveRenderer = model.vocoder if vocoder is None else vocoder
         self._decoders = decoders
         self._policy = policy
         self._seed = seed
 
+    def prepare(self, voice: SpokenVoice) -> None:
+        """Capture the graphs that utterances up to MOST_PREPARED_TOKENS with this voice will need."""
+        flow, vocoder = self._graphs
+        prompt = len(voice.conditioning.flow_prompt_tokens)
+        if flow is not None:
+            for size in range(prompt, prompt + MOST_PREPARED_TOKENS + 1, TOKEN_BUCKET):
+                flow.prepare(size)
+        if vocoder is not None:
+            largest = FRAMES_PER_TOKEN * max(self._policy.sizes) + self._policy.window_margin_frames
+            for frames in range(FRAME_BUCKET, largest + FRAME_BUCKET, FRAME_BUCKET):
+                vocoder.prepare(frames)
+
     def chunks(self, voice: SpokenVoice, segments: list[str]) -> Iterator[Samples]:
         """Samples (n,) float32 at 24 kHz, chunk by chunk. A text of several segments is joined as it is spoken."""
-        for number, segment in enumerate(segments):
+        use_device(self._model.device)
+        fitting = (part for segment in segments for part in self._fitting(segment))
+        for number, (segment, text_tokens) in enumerate(fitting):
             draws = Draws(segment_seed(self._seed, segment, number), self._model.device)
             assembler = SpeechAssembler(voice.conditioning, draws, self._policy)
-            text_tokens = self._model.tokenizer.encode(segment)[:MOST_TEXT_TOKENS]
             with self._decoders.borrowed(voice.prefix) as decoder:
                 tokens = TokenGenerator(decoder, text_tokens, draws.uniform, TokenGuard.for_text(segment))
-                for chunk in synthesise_chunks(self._model.flow, self._model.vocoder, assembler, tokens):
+                for chunk in synthesise_chunks(self._flow, self._vocoder, assembler, tokens):
                     yield chunk.float().cpu().numpy()
+
+    def _fitting(self, segment: str) -> Iterator[tuple[str, list[int]]]:
+        """The segment and its tokens; in halves if they are too many, which no English text of its length has."""
+        tokens = self._model.tokenizer.encode(segment)
+        if len(tokens) <= MOST_TEXT_TOKENS:
+            yield segment, tokens
+            return
+        middle = len(segment) // 2
+        cut = segment.rfind(" ", 1, middle) + 1 or middle
+        yield from self._fitting(segment[:cut].rstrip())
+        yield from self._fitting(segment[cut:])
 
 
 def speak(
@@ -72,6 +103,12 @@ def speak(
     if spoken:
         rest = resampler.flush() if watermark is None else resampler.process(watermark.flush(), final=True)
         yield Piece(to_pcm16(rest), final=True)
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU this thread's own: graphs are captured, and Triton launches, on the current one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def default_device() -> torch.device:

@@ -1,0 +1,93 @@
+"""Which decoder serves whom. The graph itself is a stand-in here: test_graphs.py has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tts_engine.serving.decoders as decoders_module
+from tests.tts_engine.chatterbox.voices import make_voice
+from tts_engine.chatterbox.decoder import TokenDecoder
+from tts_engine.chatterbox.model import Chatterbox
+from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.t3 import VoicePrefix
+from tts_engine.serving.decoders import DecoderPool
+
+
+class EagerGraph(TokenDecoder):
+    """GraphDecoder as the pool sees it: bound to the length of its first prompt."""
+
+    def __init__(self, t3, prefix, capacity, settings, cfg_scale=0.0) -> None:  # type: ignore[no-untyped-def]
+        own = VoicePrefix(prefix.keys.clone(), prefix.values.clone())
+        super().__init__(t3, own, capacity, settings, cfg_scale)
+        self.own = own
+
+    def use(self, prefix: VoicePrefix) -> bool:
+        if prefix.length != self.own.length:
+            return False
+        self.own.keys.copy_(prefix.keys)
+        self.own.values.copy_(prefix.values)
+        return True
+
+
+@pytest.fixture
+def pool(loaded: Chatterbox, monkeypatch: pytest.MonkeyPatch) -> DecoderPool:
+    monkeypatch.setattr(decoders_module, "GraphDecoder", EagerGraph)
+    return DecoderPool(loaded.t3, SamplingSettings(), 0.0, graphs=True)
+
+
+def prefix_of(model: Chatterbox, prompt_tokens: int, seed: int = 0) -> VoicePrefix:
+    voice = make_voice(prompt_tokens, 5, seed=seed)
+    with torch.inference_mode():
+        return model.t3.prefix(voice.speaker_embedding, voice.prompt_tokens)
+
+
+def said(decoder: TokenDecoder) -> list[int]:
+    decoder.begin([1, 2, 3])
+    return [decoder.next(0.1 * step, forbid_stop=True) for step in range(8)]
+
+
+def test_one_is_used_again(pool: DecoderPool, loaded: Chatterbox) -> None:
+    prefix = prefix_of(loaded, 20)
+    with pool.borrowed(prefix) as first:
+        expected = said(first)
+    with pool.borrowed(prefix) as again:
+        assert again is first
+        assert said(again) == expected, "nothing of the sequence before is left"
+
+
+def test_two_at_once_are_two(pool: DecoderPool, loaded: Chatterbox) -> None:
+    prefix = prefix_of(loaded, 20)
+    with pool.borrowed(prefix) as first, pool.borrowed(prefix) as second:
+        assert first is not second
+    with pool.borrowed(prefix) as third, pool.borrowed(prefix) as fourth:
+        assert {id(third), id(fourth)} == {id(first), id(second)}
+
+
+def test_it_is_given_back_after_a_failure(pool: DecoderPool, loaded: Chatterbox) -> None:
+    prefix = prefix_of(loaded, 20)
+    with pytest.raises(KeyError), pool.borrowed(prefix) as first:
+        raise KeyError
+    with pool.borrowed(prefix) as second:
+        assert second is first
+
+
+@pytest.mark.parametrize("prompt_tokens", [20, 31])
+def test_it_speaks_with_the_voice_asked_for(pool: DecoderPool, loaded: Chatterbox, prompt_tokens: int) -> None:
+    with pool.borrowed(prefix_of(loaded, 20)) as first:
+        said(first)
+    other = prefix_of(loaded, prompt_tokens, seed=1)
+    expected = said(TokenDecoder(loaded.t3, other, decoders_module.CAPACITY, SamplingSettings()))
+    with pool.borrowed(other) as decoder:
+        assert said(decoder) == expected
+    assert prefix_of(loaded, 20).values.equal(prefix_of(loaded, 20).values), "no prefix was written to"
+
+
+def test_without_graphs_each_has_its_own(loaded: Chatterbox) -> None:
+    pool = DecoderPool(loaded.t3, SamplingSettings(), 0.0, graphs=False)
+    prefix = prefix_of(loaded, 20)
+    with pool.borrowed(prefix) as first:
+        expected = said(first)
+    with pool.borrowed(prefix) as second:
+        assert second is not first
+        assert said(second) == expected

@@ -1,0 +1,142 @@
+"""What the base does for any engine, with one whose utterances are counted; the rest is in the engines' own tests."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from tts_engine.engine import EngineLimits, SpeechRequest
+from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError, SynthesisError, UnknownVoiceError
+from tts_engine.pooled_engine import PooledEngine
+from tts_engine.pooled_stream import Piece, PooledStream
+
+
+class Borrowed:
+    """Something that an utterance holds while it is spoken."""
+
+
+class CountingEngine(PooledEngine):
+    """Says the words of a text, one a step; `fail` raises."""
+
+    voices = ("plain", "loud")
+
+    def __init__(self, *, max_streams: int = 4) -> None:
+        super().__init__("counting", "plain", EngineLimits(100, max_streams), workers=1)
+        self.problem: Exception | None = None
+        self.failure: Exception = RuntimeError("what the caller said")
+        self.loads = self.unloads = 0
+        self.borrowed: weakref.WeakSet[Borrowed] = weakref.WeakSet()
+
+    def _load(self) -> None:
+        self.loads += 1
+        if self.problem is not None:
+            raise self.problem
+
+    def _unload(self) -> None:
+        self.unloads += 1
+
+    def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
+        thing = Borrowed()
+        self.borrowed.add(thing)
+        for word in request.text.split():
+            if word == "fail":
+                raise self.failure
+            yield Piece(f"{voice}:{word};".encode(), final=False)
+        del thing
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[CountingEngine]:
+    engine = CountingEngine()
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+async def read(stream: PooledStream) -> bytes:
+    return b"".join([chunk.pcm async for chunk in stream])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            gc.collect()
+            await asyncio.sleep(0.001)
+
+
+async def test_it_speaks(engine: CountingEngine) -> None:
+    streams = [engine.synthesize(SpeechRequest("a b c", voice)) for voice in (None, "loud")]
+    assert [await read(stream) for stream in streams] == [b"plain:a;plain:b;plain:c;", b"loud:a;loud:b;loud:c;"]
+    assert await read(engine.synthesize(SpeechRequest(""))) == b""
+
+
+async def test_a_load_that_fails_can_be_repeated() -> None:
+    engine = CountingEngine()
+    engine.problem = EngineError("no weights")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="no weights"):
+            await engine.start()
+        assert not engine.ready
+    with pytest.raises(EngineNotReadyError, match="the counting engine is not running"):
+        engine.synthesize(SpeechRequest("a"))
+    engine.problem = None
+    await engine.start()
+    assert await read(engine.synthesize(SpeechRequest("a"))) == b"plain:a;"
+    await engine.stop()
+    await engine.stop()
+    assert (engine.loads, engine.unloads) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (RuntimeError("what the caller said"), "RuntimeError"),
+        (UnknownVoiceError("bob", ["plain"]), "unknown voice 'bob'; available: plain"),
+        (SynthesisError("the numbers overflowed"), "the numbers overflowed"),
+    ],
+)
+async def test_only_what_we_say_ourselves_is_quoted(engine: CountingEngine, failure: Exception, said: str) -> None:
+    engine.failure = failure
+    stream = engine.synthesize(SpeechRequest("a fail b"))
+    assert (await anext(stream)).pcm == b"plain:a;"
+    with pytest.raises(SynthesisError) as raised:
+        await anext(stream)
+    assert str(raised.value) == f"the voice failed on this text: {said}"
+    assert raised.value.__cause__ is failure
+    assert await read(stream) == b""
+    assert engine.open_streams == 0
+
+
+async def test_cancelling_frees_what_was_borrowed(engine: CountingEngine) -> None:
+    """Also while the reader keeps the stream."""
+    stream = engine.synthesize(SpeechRequest("a b c"))
+    await anext(stream)
+    assert len(engine.borrowed) == 1
+    stream.cancel()
+    await until(lambda: len(engine.borrowed) == 0)
+    assert await read(stream) == b""
+
+
+async def test_the_end_frees_what_was_borrowed(engine: CountingEngine) -> None:
+    whole, failed = (engine.synthesize(SpeechRequest(text)) for text in ("a b", "a fail"))
+    assert await read(whole) == b"plain:a;plain:b;"
+    with pytest.raises(SynthesisError) as raised:
+        await read(failed)
+    raised.value.__cause__ = None  # its traceback holds the frames
+    del raised
+    engine.failure = RuntimeError()
+    await until(lambda: len(engine.borrowed) == 0)
+
+
+async def test_places_are_counted(engine: CountingEngine) -> None:
+    streams = [engine.synthesize(SpeechRequest("a b")) for _ in range(4)]
+    with pytest.raises(EngineBusyError):
+        engine.synthesize(SpeechRequest("a"))
+    await read(streams[0])
+    streams[1].cancel()
+    assert engine.open_streams == 2
+    assert await read(engine.synthesize(SpeechRequest("a"))) == b"plain:a;"
