@@ -17,6 +17,7 @@ from tts_engine.chatterbox.model import load
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, decode_mel, render, synthesise_chunks
 from tts_engine.serving.decoders import CAPACITY
+from tts_engine.serving.device import make_exact
 from tts_engine.serving.graphs import GraphDecoder, GraphFlow, GraphVocoder
 
 WHOLE = ChunkPolicy(sizes=(10_000,))
@@ -28,6 +29,7 @@ class Ours:
 
     def __init__(self, directory: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
+        make_exact()
         self.model = load(directory, device=device, dtype=dtype)
         if self.model.default_voice is None:
             raise SystemExit(f"{directory} has no conds.pt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from unittest import mock
@@ -31,14 +30,6 @@ def our_flow() -> Flow:
 def half_flow(dtype: torch.dtype) -> Flow:
     """Ours rounded to another dtype."""
     return copy.deepcopy(our_flow()).to(dtype)
-
-
-def report(error: torch.Tensor, scale: torch.Tensor, what: str, record_property: Callable[[str, Any], None]) -> float:
-    """Root mean square of an error relative to the standard deviation of what it is an error of."""
-    rms = (error.square().mean().sqrt() / scale.std()).item()
-    record_property(what, f"max {error.abs().max():.1e}, rms {rms:.1e} of std")
-    print(f"{what}: max {error.abs().max():.1e}, rms {rms:.1e} of std {scale.std():.2f}")
-    return rms
 
 
 def random(*shape: int, seed: int) -> torch.Tensor:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 
-from tests.parity.flow_reference import half_flow, our_flow, reference_flow, report
+from tests.parity import figures
+from tests.parity.flow_reference import half_flow, our_flow, reference_flow
 
 TOLERANCE = 1e-4
 
@@ -25,7 +23,7 @@ def reference_mu(row: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [1, 2, 28, 325])
-def test_encoder_is_the_reference_s(size: int) -> None:
+def test_encoder_is_the_reference_s(size: int, record_property: figures.Record) -> None:
     """325 tokens: a prompt of 10 s and 3 s of speech."""
     row = tokens(1, size, seed=size)
     flow = reference_flow()
@@ -33,6 +31,7 @@ def test_encoder_is_the_reference_s(size: int) -> None:
         expected, _ = flow.encoder(flow.input_embedding(row), torch.tensor([size]))
         encoded = our_flow().encoder(our_flow().input_embedding(row))
     assert expected.abs().max() > 1
+    figures.error(record_property, f"encoder, {size} tokens", encoded, expected)
     assert (encoded - expected).abs().max() <= TOLERANCE
 
 
@@ -55,9 +54,9 @@ def test_the_reference_is_not_exact_in_a_padded_batch() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
-def test_half_precision(dtype: torch.dtype, bound: float, record_property: Callable[[str, Any], None]) -> None:
+def test_half_precision(dtype: torch.dtype, bound: float, record_property: figures.Record) -> None:
     row = tokens(1, 40)
     expected = reference_mu(row[0])
     with torch.inference_mode():
-        error = half_flow(dtype).encode(row)[0].float() - expected
-    assert report(error, expected, f"encoder in {dtype}", record_property) < bound
+        mu = half_flow(dtype).encode(row)[0]
+    assert figures.error(record_property, "encoder", mu, expected, dtype) < bound

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 
-from tests.parity.flow_reference import half_flow, our_flow, random, reference_flow, report
+from tests.parity import figures
+from tests.parity.flow_reference import half_flow, our_flow, random, reference_flow
 from tts_engine.chatterbox.estimator import STEP_TIMES
 from tts_engine.chatterbox.flow_layers import key_bias
 
@@ -39,13 +37,14 @@ def reference_change(row: torch.Tensor, step: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("frames", [1, 2, 57])
-def test_estimator_is_the_reference_s(frames: int, step: int) -> None:
+def test_estimator_is_the_reference_s(frames: int, step: int, record_property: figures.Record) -> None:
     x = inputs(1, frames, seed=frames)
     estimator = our_flow().decoder.estimator
     expected = reference_change(x[0], step)
     with torch.inference_mode():
         change = estimator(x, estimator.times()[step])[0]
     assert expected.abs().max() > 1
+    figures.error(record_property, f"estimator, step {step}, {frames} frames", change, expected)
     assert (change - expected).abs().max() <= TOLERANCE
 
 
@@ -67,12 +66,10 @@ def test_a_padded_batch_is_the_reference_s_single_runs(step: int) -> None:
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
 @pytest.mark.parametrize("step", [0, 1])
-def test_half_precision(
-    dtype: torch.dtype, bound: float, step: int, record_property: Callable[[str, Any], None]
-) -> None:
+def test_half_precision(dtype: torch.dtype, bound: float, step: int, record_property: figures.Record) -> None:
     x = inputs(1, 50)
     estimator = half_flow(dtype).decoder.estimator
     expected = reference_change(x[0], step)
     with torch.inference_mode():
-        error = estimator(x.to(dtype), estimator.times()[step])[0].float() - expected
-    assert report(error, expected, f"estimator's step {step} in {dtype}", record_property) < bound
+        change = estimator(x.to(dtype), estimator.times()[step])[0]
+    assert figures.error(record_property, f"estimator, step {step}", change, expected, dtype) < bound

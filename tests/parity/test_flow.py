@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 
-from tests.parity.flow_reference import Utterance, half_flow, our_flow, reference_flow, report
+from tests.parity import figures
+from tests.parity.flow_reference import Utterance, half_flow, our_flow, reference_flow
 from tts_engine.chatterbox.flow import Flow, FlowSizes
 
 TOLERANCE = 1e-4
@@ -45,13 +43,14 @@ def test_sizes_are_the_reference_s() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(12, 21), (5, 1), (250, 75)])
-def test_flow_is_the_reference_s(prompt: int, new: int) -> None:
+def test_flow_is_the_reference_s(prompt: int, new: int, record_property: figures.Record) -> None:
     """The longest: a prompt of 10 s and 3 s of speech."""
     row = Utterance(prompt, new, seed=new)
     expected = row.reference_mel()
     with torch.inference_mode():
         mel = row.our_mel(our_flow())
     assert mel.shape == expected.shape == (80, 2 * new)
+    figures.error(record_property, f"whole flow, {prompt} + {new} tokens: mel", mel, expected)
     assert (mel - expected).abs().max() <= TOLERANCE
 
 
@@ -96,9 +95,9 @@ def test_a_padded_batch_is_the_reference_s_single_runs(look_ahead: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
-def test_half_precision(dtype: torch.dtype, bound: float, record_property: Callable[[str, Any], None]) -> None:
+def test_half_precision(dtype: torch.dtype, bound: float, record_property: figures.Record) -> None:
     row = Utterance(15, 15)
     expected = row.reference_mel()
     with torch.inference_mode():
-        error = row.our_mel(half_flow(dtype)) - expected
-    assert report(error, expected, f"flow in {dtype}", record_property) < bound
+        mel = row.our_mel(half_flow(dtype))
+    assert figures.error(record_property, "whole flow: mel", mel, expected, dtype) < bound

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.parity import figures
 from tests.parity.flow_reference import Utterance, our_flow
 from tests.parity.vocoder_reference import our_vocoder, run_reference
 from tests.tts_engine.chatterbox.tiny_vocoder import tiny_vocoder
@@ -33,13 +34,11 @@ def _voice(row: Utterance) -> Voice:
 
 
 @pytest.mark.parametrize("right_context", [20, 14])
-def test_chunks_joined_are_the_reference_s_waveform(
-    right_context: int, record_property: Callable[[str, object], None]
-) -> None:
+def test_chunks_joined_are_the_reference_s_waveform(right_context: int, record_property: figures.Record) -> None:
     """Mel given; 14 frames are the least that a policy may have, and not quite exact."""
     count, row = 17, Utterance(PROMPT, 20)
     mel = torch.randn(80, 2 * (count + 3), generator=torch.Generator().manual_seed(3)) * 2 - 4
-    policy = ChunkPolicy(right_context_frames=right_context)
+    policy = ChunkPolicy(sizes=(15, 25), right_context_frames=right_context)
     assembler, waves, given = SpeechAssembler(_voice(row), Draws(1), policy), [], 0
     for tokens in (15, count - 15):
         assembler.feed([5] * tokens)
@@ -54,15 +53,14 @@ def test_chunks_joined_are_the_reference_s_waveform(
     noise = draws.source_noise(0, 2 * (count + 3))[None]
     expected, _ = run_reference(mel[None], draws.phase_offsets()[None], noise)
     assert given == expected.shape[1] == (count + 3) * 960
-    worst = float(torch.cat(waves)[HEAD:].sub(expected[0, HEAD:]).abs().max())
-    record_property("max_error", worst)
-    print(f"right context {right_context}: max error {worst:.1e} of a waveform of RMS {float(expected.std()):.2f}")
+    wave = torch.cat(waves)[HEAD:]
+    figures.error(record_property, f"streaming, mel given, right context {right_context}", wave, expected[0, HEAD:])
     assert policy.exact_joints == (right_context == 20)
-    assert worst <= 1e-4
+    assert wave.sub(expected[0, HEAD:]).abs().max() <= 1e-4
 
 
-def test_deviation_of_streaming_from_the_full_decode(record_property: Callable[[str, object], None]) -> None:
-    """The approximation itself: a random flow, so a figure of this flow and no more. Finite, bounded, in its place."""
+def test_the_last_chunk_s_mel_is_the_full_decode_s() -> None:
+    """The approximation is where it is said to be (test_streaming_sound.py has its size)."""
     row = Utterance(PROMPT, 60, seed=2)
     spoken: list[torch.Tensor] = []
     assembler = SpeechAssembler(_voice(row), Draws(1), ChunkPolicy())
@@ -86,9 +84,6 @@ def test_deviation_of_streaming_from_the_full_decode(record_property: Callable[[
     deviation = streamed.sub(full).square().mean(0).sqrt() / full.std()
     first = spoken[0].shape[1]
     joint = ChunkPolicy().crossfade_frames
-    for what, part in (("spoken first", deviation[:first]), ("after the fade", deviation[first + joint :])):
-        record_property(what, float(part.mean()))
-        print(f"mel {what}: RMS deviation {float(part.mean()):.1e} of its spread")
     assert deviation[:first].max() > 0
     assert deviation[first + joint :].max() < 1e-4, "the last decode is the full one"
 

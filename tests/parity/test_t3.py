@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.parity import figures
 from tests.parity.reference import reference_t3
 from tts_engine.chatterbox.constants import START_TOKEN
 from tts_engine.chatterbox.t3 import T3, KVCache, T3Sizes, VoicePrefix
@@ -103,18 +104,16 @@ def test_every_name_is_the_references_and_only_unused_ones_are_missing(models: t
 
 @torch.inference_mode()
 def test_logits_over_a_prefill_and_64_teacher_forced_steps(
-    models: tuple[Any, T3], record_property: Callable[[str, object], None]
+    models: tuple[Any, T3], record_property: figures.Record
 ) -> None:
     reference, t3 = models
     case = Case()
     expected = case.reference_logits(reference, case.texts[0], lambda step, _: case.speech[0, step], TEACHER_FORCED)
     prefix = t3.prefix(case.speaker, case.prompt)
     got = our_logits(t3, prefix, case.texts[:1], lambda step, _: case.speech[:1, step], TEACHER_FORCED)
-    error = (got[:, 0] - expected).abs().max().item()
-    record_property("t3_logits_max_abs_error", error)
-    print(f"T3 {t3.sizes.width} float32: max abs error of logits {error:.1e}, logits' spread {expected.std():.2f}")
+    figures.error(record_property, f"T3, width {t3.sizes.width}: logits of 65 steps", got[:, 0], expected)
     assert expected.std() > 0.3
-    assert error <= 1e-4
+    assert (got[:, 0] - expected).abs().max() <= 1e-4
 
 
 @torch.inference_mode()
@@ -197,7 +196,7 @@ def test_a_row_begun_again_while_the_others_run_is_as_if_alone() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)])
-def test_half_precision(dtype: torch.dtype, bound: float, record_property: Callable[[str, object], None]) -> None:
+def test_half_precision(dtype: torch.dtype, bound: float, record_property: figures.Record) -> None:
     """The error against float32 as a figure; the bound only tells rounding from a fault."""
     # Short: without instructions for it a CPU takes seconds for a float16 product.
     reference, case = reference_t3(4), Case(prompt=4)
@@ -209,8 +208,7 @@ def test_half_precision(dtype: torch.dtype, bound: float, record_property: Calla
     assert got.dtype == torch.float32
     difference = (got[:, 0] - expected).abs()
     agreement = torch.cosine_similarity(got[:, 0], expected, dim=-1).min().item()
-    record_property("t3_logits_max_abs_error", difference.max().item())
-    print(f"T3 {dtype}: logits' error max {difference.max():.4f}, mean {difference.mean():.4f}, cos {agreement:.5f}")
+    figures.error(record_property, "T3: logits", got[:, 0], expected, dtype)
     assert difference.max() < bound
     assert agreement > 0.99
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from tests.parity import figures
 from tests.parity.vocoder_reference import our_vocoder, reference_vocoder, run_reference
 from tts_engine.chatterbox.constants import HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 
@@ -32,29 +33,32 @@ def _inputs(rows: int = 2, frames: int = FRAMES) -> tuple[torch.Tensor, torch.Te
     )
 
 
-def test_f0_is_the_reference_s() -> None:
+def test_f0_is_the_reference_s(record_property: figures.Record) -> None:
     mel = _inputs(frames=60)[0]
     expected, f0 = reference_vocoder().f0_predictor(mel), our_vocoder().f0(mel)
     assert (expected > 60).any()
     assert (expected < 10).any(), "some of it unvoiced"
+    figures.error(record_property, "F0, Hz", f0, expected)
     assert torch.allclose(f0, expected, atol=TOLERANCE, rtol=1e-5)
 
 
-def test_source_is_the_reference_s() -> None:
+def test_source_is_the_reference_s(record_property: figures.Record) -> None:
     mel, offsets, noise = _inputs()
     _, expected = run_reference(mel, offsets, noise)
     source, _ = our_vocoder().source(our_vocoder().f0(mel), torch.zeros(2, HARMONICS), offsets, noise)
     assert expected.std() > 0.01
+    figures.error(record_property, "source", source, expected)
     assert source.sub(expected).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("frames", [1, FRAMES])
-def test_vocoder_is_the_reference_s(frames: int) -> None:
+def test_vocoder_is_the_reference_s(frames: int, record_property: figures.Record) -> None:
     mel, offsets, noise = _inputs(1, frames)
     expected, source = run_reference(mel, offsets, noise)
     assert expected.std() > 0.05
     assert our_vocoder().decode(mel, source).sub(expected).abs().max() <= TOLERANCE
     whole = our_vocoder()(mel, torch.zeros(1, HARMONICS), offsets, noise)
+    figures.error(record_property, f"vocoder, {frames} frames: waveform", whole, expected)
     assert whole.sub(expected).abs().max() <= TOLERANCE
 
 
@@ -85,16 +89,12 @@ def test_a_padded_batch_is_the_reference_row_by_row() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
-def test_error_in_half_precision(
-    dtype: torch.dtype, bound: float, record_property: Callable[[str, object], None]
-) -> None:
+def test_half_precision(dtype: torch.dtype, bound: float, record_property: figures.Record) -> None:
+    """F0 and source stay float32."""
     mel, offsets, noise = _inputs(1, 6)
     phase = torch.zeros(1, HARMONICS)
     exact = our_vocoder()(mel, phase, offsets, noise)
     with torch.inference_mode(False):
         half = copy.deepcopy(our_vocoder()).cast(dtype)
-    error = half(mel, phase, offsets, noise) - exact
-    relative = float(error.square().mean().sqrt() / exact.square().mean().sqrt())
-    record_property("relative_rms", relative)
-    print(f"vocoder, {dtype}: max {float(error.abs().max()):.2e}, RMS {relative:.2e} of the signal's")
-    assert 0 < relative < bound
+    wave = half(mel, phase, offsets, noise)
+    assert 0 < figures.error(record_property, "vocoder: waveform", wave, exact, dtype) < bound

@@ -7,6 +7,7 @@ import re
 
 from tts_engine.text.sentences import MAX_CHARS, SentenceSplitter, split
 from tts_engine.text.speakable import Cleaner, has_speech
+from tts_engine.text.tags import outside_tags
 from tts_engine.text.telephone import read_for_telephone
 
 _REPLACEMENTS = str.maketrans(
@@ -60,8 +61,7 @@ class TextPreparer:
             return []
         text = _LINE_END.sub(r"\1, ", _MARKDOWN.sub("", segment))
         text = _BEFORE_PUNCTUATION.sub("", text)
-        if self._telephone_reading:
-            text = read_for_telephone(text)
+        text = read_for_telephone(text) if self._telephone_reading else outside_tags(text, str)
         text = normalise_punctuation(text.strip())
         if len(text) <= self._max_chars:
             return [text]

@@ -15,22 +15,28 @@ from tts_engine.serving.graphs import GraphDecoder
 MOST_TEXT_TOKENS = 400
 "Of a segment. Byte-level BPE needs more than one token a character for foreign scripts only."
 
-MOST_FREE = 16
-"Decoders kept for the next utterance; each has some 150 MB on a GPU."
-
 CAPACITY = MOST_TEXT_TOKENS + 1 + MOST_TOKENS
 
 
 class DecoderPool:
     """Decoders made as they are needed, at most one for each utterance under way, and used again."""
 
-    def __init__(self, t3: T3, settings: SamplingSettings, cfg_scale: float, *, graphs: bool) -> None:
+    def __init__(self, t3: T3, settings: SamplingSettings, cfg_scale: float, *, graphs: bool, kept: int = 1) -> None:
+        """`kept`: how many are kept for utterances to come; each has some 200 MB on a GPU."""
+        self._kept = kept
         self._t3 = t3
         self._settings = settings
         self._cfg_scale = cfg_scale
         self._graphs = graphs
         self._free: list[GraphDecoder] = []
         self._lock = threading.Lock()
+
+    def prepare(self, prefix: VoicePrefix) -> None:
+        """Make all that are kept: capturing one takes a third of a second, for which nobody should wait."""
+        if self._graphs:
+            made = [self._take(prefix) for _ in range(self._kept)]
+            with self._lock:
+                self._free += made
 
     @contextmanager
     def borrowed(self, prefix: VoicePrefix) -> Iterator[TokenDecoder]:
@@ -45,7 +51,7 @@ class DecoderPool:
         finally:
             with self._lock:
                 self._free.append(decoder)
-                del self._free[:-MOST_FREE]
+                del self._free[: -self._kept]
 
     def _take(self, prefix: VoicePrefix) -> GraphDecoder:
         """One whose graph was captured for prompts of this length, or a new one."""

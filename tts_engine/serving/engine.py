@@ -25,8 +25,9 @@ from tts_engine.pooled_engine import PooledEngine
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Samples
 from tts_engine.serving.decoders import DecoderPool
+from tts_engine.serving.device import default_device, make_exact, use_device
 from tts_engine.serving.graphs import GraphFlow, GraphVocoder
-from tts_engine.serving.utterance import Speaker, default_device, speak, use_device
+from tts_engine.serving.utterance import Speaker, speak
 from tts_engine.serving.voices import NoBuiltInVoiceError, SpokenVoice, Voices
 
 logger = logging.getLogger(__name__)
@@ -113,11 +114,10 @@ class ChatterboxEngine(PooledEngine):
         if model.device.type != "cuda":
             decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=False)
             return Speaker(model, decoders, settings.policy, settings.seed)
-        # F0 is computed in float32; TF32, which cuDNN takes by default, would detune it.
-        torch.backends.cudnn.allow_tf32 = False
+        make_exact()
         if fault := fused_fault():
             logger.warning("T3 runs without its fused attention, slower: %s", fault)
-        decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=True)
+        decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=True, kept=self.limits.max_streams)
         flow = GraphFlow(model.flow, model.device, model.dtype)
         vocoder = GraphVocoder(model.vocoder, model.device)
         return Speaker(model, decoders, settings.policy, settings.seed, flow=flow, vocoder=vocoder)

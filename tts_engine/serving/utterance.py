@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
-import torch
-
 from tts_engine.chatterbox.assembler import SpeechAssembler
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
@@ -19,6 +17,7 @@ from tts_engine.chatterbox.watermark import WatermarkStream
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Resampler, Samples, to_pcm16
 from tts_engine.serving.decoders import MOST_TEXT_TOKENS, DecoderPool
+from tts_engine.serving.device import use_device
 from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphFlow, GraphVocoder
 from tts_engine.serving.voices import SpokenVoice
 
@@ -56,6 +55,7 @@ class Speaker:
 
     def prepare(self, voice: SpokenVoice) -> None:
         """Capture the graphs that utterances up to MOST_PREPARED_TOKENS with this voice will need."""
+        self._decoders.prepare(voice.prefix)
         flow, vocoder = self._graphs
         prompt = len(voice.conditioning.flow_prompt_tokens)
         if flow is not None:
@@ -103,14 +103,3 @@ def speak(
     if spoken:
         rest = resampler.flush() if watermark is None else resampler.process(watermark.flush(), final=True)
         yield Piece(to_pcm16(rest), final=True)
-
-
-def use_device(device: torch.device) -> None:
-    """Make a GPU this thread's own: graphs are captured, and Triton launches, on the current one."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-
-def default_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -104,3 +104,8 @@ def test_ten_thousand_characters(piece):
     assert time.process_time() - start < 3
     assert max(map(len, segments), default=0) <= 300
     assert bool(segments) == any(map(str.isalnum, text))
+
+
+def test_tags_are_written_as_the_tokenizer_knows_them_with_and_without_the_telephone_reading() -> None:
+    for telephone_reading in (True, False):
+        assert prepare("Oh [Laugh] no.", telephone_reading=telephone_reading) == ["Oh [laugh] no."]

@@ -33,7 +33,7 @@ class EagerGraph(TokenDecoder):
 @pytest.fixture
 def pool(loaded: Chatterbox, monkeypatch: pytest.MonkeyPatch) -> DecoderPool:
     monkeypatch.setattr(decoders_module, "GraphDecoder", EagerGraph)
-    return DecoderPool(loaded.t3, SamplingSettings(), 0.0, graphs=True)
+    return DecoderPool(loaded.t3, SamplingSettings(), 0.0, graphs=True, kept=2)
 
 
 def prefix_of(model: Chatterbox, prompt_tokens: int, seed: int = 0) -> VoicePrefix:
@@ -91,3 +91,38 @@ def test_without_graphs_each_has_its_own(loaded: Chatterbox) -> None:
     with pool.borrowed(prefix) as second:
         assert second is not first
         assert said(second) == expected
+
+
+def test_those_kept_are_made_ahead_and_no_more_are_kept(
+    pool: DecoderPool, loaded: Chatterbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Counted(EagerGraph):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(decoders_module, "GraphDecoder", Counted)
+    prefix = prefix_of(loaded, 20)
+    pool.prepare(prefix)
+    assert len(made) == 2
+    with pool.borrowed(prefix), pool.borrowed(prefix):
+        assert len(made) == 2
+        with pool.borrowed(prefix):
+            assert len(made) == 3
+    with pool.borrowed(prefix), pool.borrowed(prefix):
+        assert len(made) == 3
+        with pool.borrowed(prefix):
+            assert len(made) == 4
+
+
+def test_prompts_of_two_lengths_in_turn_do_not_throw_each_other_out(pool: DecoderPool, loaded: Chatterbox) -> None:
+    short, long = prefix_of(loaded, 20), prefix_of(loaded, 31)
+    with pool.borrowed(short) as first, pool.borrowed(long) as second:
+        pass
+    for _ in range(3):
+        with pool.borrowed(short) as again:
+            assert again is first
+        with pool.borrowed(long) as again:
+            assert again is second
