@@ -150,6 +150,8 @@ def _reference(arguments: argparse.Namespace, device: torch.device) -> dict[str,
 def _report(results: dict[str, Any], arguments: argparse.Namespace, device: torch.device, dtype: str) -> None:
     import torch  # noqa: PLC0415
 
+    from benchmarks.make_checkpoint import RANDOM_NOTE  # noqa: PLC0415
+
     ours, reference = results["ours"], results.get("reference", {})
     rows = []
     for key, value in ours.items():
@@ -165,7 +167,7 @@ def _report(results: dict[str, Any], arguments: argparse.Namespace, device: torc
             "machine": machine() | {"gpu": gpu},
             "versions": versions(),
             **commit(),
-            "weights": "random" if (arguments.weights / "RANDOM").exists() else "as released",
+            "weights": "random" if (arguments.weights / RANDOM_NOTE).exists() else "as released",
             "precision": dtype,
             "arguments": {key: value for key, value in vars(arguments).items() if key != "weights"},
             **results,

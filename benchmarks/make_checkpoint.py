@@ -30,6 +30,9 @@ from tts_engine.chatterbox.t3 import T3Sizes
 from tts_engine.chatterbox.tensor_file import DTYPES
 from tts_engine.chatterbox.vocoder import VocoderSizes
 
+RANDOM_NOTE = "RANDOM_WEIGHTS.txt"
+"Beside the released names: nobody should take these files for a model."
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -91,6 +94,7 @@ def write_checkpoint(
     if enrolment:
         write_safetensors(directory / VOICE_ENCODER_FILE, encoders["voice_encoder"], dtype)
     torch.save(random_conditionals(generator), directory / CONDS_FILE)
+    (directory / RANDOM_NOTE).write_text(f"Random weights of seed {seed}: what they say is noise.\n", encoding="utf-8")
 
 
 def _encoders(seed: int) -> dict[str, list[Tensor]]:

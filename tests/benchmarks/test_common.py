@@ -42,6 +42,11 @@ def git(directory: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def test_a_commit_that_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARK_COMMIT", "abc123")
+    assert common.commit(tmp_path) == {"commit": "abc123", "dirty": None}
+
+
 def test_commit_and_whether_files_differ_from_it(tmp_path: Path) -> None:
     assert common.commit(tmp_path) == {"commit": None, "dirty": None}
     git(tmp_path, "init", "--quiet")
