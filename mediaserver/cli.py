@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import uvloop
 
 from mediaserver import __version__, cli_voices, logging
 from mediaserver.cli_models import fetch_model_command
-from mediaserver.config import Config, ConfigError, TtsConfig, load, require_ip
+from mediaserver.cli_support import fail, read_config
+from mediaserver.config import TtsConfig, require_ip
 from mediaserver.engines import choose, make_engine
 from mediaserver.phone import PhoneError, place_call
 from mediaserver.server import StartError, serve
@@ -53,18 +54,6 @@ def main() -> None:
     app()
 
 
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"chatterline: {message}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(1)
-
-
-def _config(path: Path | None) -> Config:
-    try:
-        return load(path)
-    except ConfigError as error:
-        _fail(f"configuration: {error}")
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"chatterline {__version__}")
@@ -81,12 +70,12 @@ def _options(
 @app.command("serve")
 def serve_command(config: ConfigOption = None) -> None:
     """Run the media server until SIGTERM or Ctrl-C."""
-    settings = _config(config)
+    settings = read_config(config)
     logging.configure(settings.log)
     try:
         uvloop.run(serve(settings))
     except (StartError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command("say")
@@ -101,25 +90,25 @@ def say_command(
     config: ConfigOption = None,
 ) -> None:
     """Speak a text into a WAV file."""
-    settings = _config(config).tts
+    settings = read_config(config).tts
     if engine is not None:
         settings = settings.model_copy(update={"engine": engine.value})
     rate = 8000 if telephone else 24000
     try:
         chunks = asyncio.run(_synthesise(settings, SpeechRequest(text, voice, rate)))
     except ValueError as error:  # of the environment: CHATTERBOX_CFG_SCALE
-        _fail(str(error))
+        fail(str(error))
     except EngineError as error:
-        _fail(str(error))
+        fail(str(error))
     if not chunks:
-        _fail("there is nothing speakable in this text")
+        fail("there is nothing speakable in this text")
     try:
         if telephone:
             write_mulaw_wav(output, b"".join(chunks))
         else:
             write_pcm_wav(output, chunks, rate)
     except OSError as error:
-        _fail(f"{output}: {error.strerror}")
+        fail(f"{output}: {error.strerror}")
     typer.echo(f"{output}: {sum(map(len, chunks)) / (2 * rate):.1f} s")
 
 
@@ -147,12 +136,12 @@ def call_command(
 ) -> None:
     """Call a server with a real SIP phone (PJSIP, extra `phone`), listen, and report."""
     if record is not None and record.is_dir():
-        _fail(f"{record} is a directory")
+        fail(f"{record} is a directory")
     try:
         if local_host is not None:
             require_ip(local_host)
     except ValueError as error:
-        _fail(f"--local-host: {error}")
+        fail(f"--local-host: {error}")
     try:
         report = place_call(
             uri,
@@ -164,9 +153,9 @@ def call_command(
             local_host=local_host or source_host_towards(parse_uri(uri).host.strip("[]")),
         )
     except (PhoneError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or uri}: {error.strerror or error}")
+        fail(f"{error.filename or uri}: {error.strerror or error}")
     for line in report.lines():
         typer.echo(line)
     raise typer.Exit(0 if report.answered else 1)

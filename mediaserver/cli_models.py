@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mediaserver.cli_support import fail
 from tts_engine.chatterbox.hub import fetch_model
 from tts_engine.errors import EngineError
 
@@ -23,8 +24,7 @@ def fetch_model_command(
     try:
         directory = fetch_model(model, to=to, progress=not quiet)
     except EngineError as error:
-        typer.secho(f"chatterline: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from None
+        fail(str(error))
     except KeyboardInterrupt:
         typer.secho("chatterline: interrupted; the same command fetches what is missing", err=True)
         raise typer.Exit(130) from None

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mediaserver.config import Config, ConfigError, load
+from mediaserver.cli_support import fail, read_config
+from mediaserver.config import Config
 from mediaserver.engines import voices_directory
 from tts_engine.errors import EngineError
 
@@ -48,7 +49,7 @@ def add_command(
     config: ConfigOption = None,
 ) -> None:
     """Make a voice of a recording."""
-    settings = _config(config)
+    settings = read_config(config)
     with _told():
         # What is quick to refuse is refused before the encoders take their time.
         store = _store(settings)
@@ -67,7 +68,7 @@ def add_command(
 @app.command("list")
 def list_command(config: ConfigOption = None) -> None:
     """Show the voices; exit code 1 if one of them cannot be used."""
-    settings = _config(config)
+    settings = read_config(config)
     with _told():
         store = _store(settings)
         entries = store.list()
@@ -85,7 +86,7 @@ def list_command(config: ConfigOption = None) -> None:
 @app.command("remove")
 def remove_command(name: NameArgument, config: ConfigOption = None) -> None:
     """Delete a voice."""
-    settings = _config(config)
+    settings = read_config(config)
     with _told():
         store = _store(settings)
         store.remove(name)
@@ -103,27 +104,15 @@ def cost_of(prompt_seconds: float) -> str:
     )
 
 
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"chatterline: {message}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(1)
-
-
-def _config(path: Path | None) -> Config:
-    try:
-        return load(path)
-    except ConfigError as error:
-        _fail(f"configuration: {error}")
-
-
 @contextmanager
 def _told() -> Iterator[None]:
     """Errors as one message. PyTorch is an extra, imported only inside."""
     try:
         yield
     except EngineError as error:
-        _fail(str(error))
+        fail(str(error))
     except ModuleNotFoundError as error:
-        _fail(f"cloned voices need the extra `chatterbox`: pip install 'chatterline[chatterbox]' ({error})")
+        fail(f"cloned voices need the extra `chatterbox`: pip install 'chatterline[chatterbox]' ({error})")
 
 
 def _store(settings: Config) -> VoiceStore:
