@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from weakref import WeakSet
 
 from tts_engine.engine import EngineLimits, SpeechRequest
@@ -44,8 +45,11 @@ class PooledEngine(ABC):
         """Free what _load() took; no step is under way that is still wanted."""
 
     @abstractmethod
-    def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
-        """The utterance, step by step; called on the event loop, so it must not work before the first step."""
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
+        """The utterance, step by step; called on the event loop, so it must not work before the first step.
+
+        `stopped` says, to a step that takes long, that nobody wants the rest.
+        """
 
     @property
     @abstractmethod
@@ -77,7 +81,11 @@ class PooledEngine(ABC):
         async with self._changing:
             if self._pool is not None:
                 return
-            await asyncio.to_thread(self._load)
+            try:
+                await asyncio.to_thread(self._load)
+            except BaseException:
+                self._unload()
+                raise
             # Each stream has at most one job, so the queue cannot run over while max_streams holds.
             pool = WorkerPool(self._workers, max_waiting=self._limits.max_streams, name=f"{self._name}-tts")
             pool.start()
@@ -110,8 +118,9 @@ class PooledEngine(ABC):
         self.check(request)
         if self.open_streams >= self._limits.max_streams:
             raise EngineBusyError(f"the engine runs {self._limits.max_streams} streams already")
-        pieces = self._speak(request, self._voice_name(request))
-        stream = PooledStream(pieces, self._pool, request.sample_rate, request.buffered_seconds)
+        stop = threading.Event()
+        pieces = self._speak(request, self._voice_name(request), stop.is_set)
+        stream = PooledStream(pieces, self._pool, request.sample_rate, request.buffered_seconds, stop.set)
         self._streams.add(stream)
         return stream
 

@@ -34,7 +34,10 @@ class PooledStream:
         pool: WorkerPool,
         sample_rate: int,
         buffered_seconds: Callable[[], float],
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_end` is called when no more steps are wanted: at the end, on failure, on cancel()."""
+        self._on_end = on_end
         self._pieces = pieces
         self._pool = pool
         self._sample_rate = sample_rate
@@ -91,8 +94,8 @@ class PooledStream:
         cause = future.exception()
         if cause is not None:
             # A message that is not ours may quote the caller's text, which no log should hold.
-            reason = cause if isinstance(cause, EngineError) else type(cause).__name__
-            error = SynthesisError(f"the voice failed on this text: {reason}")
+            ours = isinstance(cause, EngineError)
+            error = SynthesisError(str(cause) if ours else f"the voice failed on this text: {type(cause).__name__}")
             error.__cause__ = cause
             self._end(error)
             return
@@ -108,6 +111,7 @@ class PooledStream:
     def _end(self, error: SynthesisError | None) -> None:
         self._exhausted = True
         self._error = error
+        self._on_end()
         self._pieces = iter(())  # what it borrows is given back, even if the reader keeps this stream
         job, self._job = self._job, None
         if job is not None:

@@ -18,7 +18,10 @@ from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, decode_mel, render, synthesise_chunks
 from tts_engine.serving.decoders import CAPACITY
 from tts_engine.serving.device import make_exact
-from tts_engine.serving.graphs import GraphDecoder, GraphFlow, GraphVocoder
+from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphDecoder, GraphFlow, GraphVocoder
+
+MOST_FRAMES = 400
+"Of a window: an utterance of 8 s in one chunk."
 
 WHOLE = ChunkPolicy(sizes=(10_000,))
 "One chunk, at the end: what the reference does."
@@ -44,8 +47,15 @@ class Ours:
         """Eager modules, or replays of CUDA graphs, from now on."""
         kind = GraphDecoder if graphs else TokenDecoder
         self._decoder = kind(self.model.t3, self.prefix, CAPACITY, SamplingSettings())
-        self._flow = GraphFlow(self.model.flow, self.device, self.model.dtype) if graphs else self.model.flow
-        self._vocoder = GraphVocoder(self.model.vocoder, self.device) if graphs else self.model.vocoder
+        self._flow, self._vocoder = self.model.flow, self.model.vocoder
+        if graphs:
+            flow = GraphFlow(self.model.flow, self.device, self.model.dtype)
+            vocoder = GraphVocoder(self.model.vocoder, self.device)
+            for size in range(len(self.voice.flow_prompt_tokens), MOST_FRAMES + TOKEN_BUCKET, TOKEN_BUCKET):
+                flow.prepare(size)
+            for frames in range(FRAME_BUCKET, MOST_FRAMES, FRAME_BUCKET):
+                vocoder.prepare(frames)
+            self._flow, self._vocoder = flow, vocoder
 
     def speech_tokens(self, text_tokens: list[int], count: int, draws: Draws | None = None) -> Iterator[int]:
         """`count` speech tokens, STOP made impossible; what is no sound is replaced, so that all are decoded."""

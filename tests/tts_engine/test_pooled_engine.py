@@ -29,6 +29,7 @@ class CountingEngine(PooledEngine):
         self.problem: Exception | None = None
         self.failure: Exception = RuntimeError("what the caller said")
         self.loads = self.unloads = 0
+        self.stopped: list[Callable[[], bool]] = []
         self.borrowed: weakref.WeakSet[Borrowed] = weakref.WeakSet()
 
     def _load(self) -> None:
@@ -39,7 +40,8 @@ class CountingEngine(PooledEngine):
     def _unload(self) -> None:
         self.unloads += 1
 
-    def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
+        self.stopped.append(stopped)
         thing = Borrowed()
         self.borrowed.add(thing)
         for word in request.text.split():
@@ -88,13 +90,13 @@ async def test_a_load_that_fails_can_be_repeated() -> None:
     assert await read(engine.synthesize(SpeechRequest("a"))) == b"plain:a;"
     await engine.stop()
     await engine.stop()
-    assert (engine.loads, engine.unloads) == (3, 1)
+    assert (engine.loads, engine.unloads) == (3, 3), "what a failed load has taken is given back"
 
 
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (RuntimeError("what the caller said"), "RuntimeError"),
+        (RuntimeError("what the caller said"), "the voice failed on this text: RuntimeError"),
         (UnknownVoiceError("bob", ["plain"]), "unknown voice 'bob'; available: plain"),
         (SynthesisError("the numbers overflowed"), "the numbers overflowed"),
     ],
@@ -105,7 +107,7 @@ async def test_only_what_we_say_ourselves_is_quoted(engine: CountingEngine, fail
     assert (await anext(stream)).pcm == b"plain:a;"
     with pytest.raises(SynthesisError) as raised:
         await anext(stream)
-    assert str(raised.value) == f"the voice failed on this text: {said}"
+    assert str(raised.value) == said
     assert raised.value.__cause__ is failure
     assert await read(stream) == b""
     assert engine.open_streams == 0
@@ -140,3 +142,16 @@ async def test_places_are_counted(engine: CountingEngine) -> None:
     streams[1].cancel()
     assert engine.open_streams == 2
     assert await read(engine.synthesize(SpeechRequest("a"))) == b"plain:a;"
+
+
+async def test_a_step_under_way_learns_that_nobody_listens_any_more(engine: CountingEngine) -> None:
+    streams = [engine.synthesize(SpeechRequest("a b c")) for _ in range(2)]
+    for stream in streams:
+        await anext(stream)
+    first, second = engine.stopped
+    assert not first()
+    streams[0].cancel()
+    assert first()
+    assert not second()
+    await read(streams[1])
+    assert second(), "nor is anything wanted after the end"

@@ -11,6 +11,7 @@ import torch
 
 from tts_engine.chatterbox.constants import (
     FRAMES_PER_TOKEN,
+    MAX_FLOW_PROMPT_TOKENS,
     MAX_PROMPT_TOKENS,
     MEL_BINS,
     SPEAKER_EMBEDDING,
@@ -34,7 +35,7 @@ def read_conds(path: Path) -> Voice:
         t3, gen = (_group(conds, name) for name in ("t3", "gen"))
         return Voice(
             speaker_embedding=_floats(t3, "speaker_emb", (1, SPEAKER_EMBEDDING)).reshape(-1),
-            prompt_tokens=_tokens(t3, "cond_prompt_speech_tokens"),
+            prompt_tokens=_tokens(t3, "cond_prompt_speech_tokens", MAX_PROMPT_TOKENS),
             flow_prompt_tokens=(tokens := _flow_tokens(gen)),
             flow_prompt_mel=_mel(gen, FRAMES_PER_TOKEN * len(tokens)),
             x_vector=_floats(gen, "embedding", (1, X_VECTOR)).reshape(-1),
@@ -79,21 +80,21 @@ def _floats(group: dict[str, Any], name: str, shape: tuple[int, ...]) -> torch.T
     return tensor.detach().to(torch.float32).contiguous()
 
 
-def _tokens(group: dict[str, Any], name: str) -> torch.Tensor:
+def _tokens(group: dict[str, Any], name: str, most: int) -> torch.Tensor:
     tensor = _tensor(group, name)
     if tensor.is_floating_point() or tensor.ndim != 2 or tensor.shape[0] != 1 or not tensor.shape[1]:
         raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, wanted (1, tokens) integers")
     tokens = tensor[0].to(torch.int64).contiguous()
     if int(tokens.min()) < 0 or int(tokens.max()) >= SPEECH_TOKENS:
         raise ValueError(f"{name} holds ids outside 0 to {SPEECH_TOKENS - 1}: it is of another model")
-    if len(tokens) > MAX_PROMPT_TOKENS:
-        raise ValueError(f"{name} has {len(tokens)} tokens, more than {MAX_PROMPT_TOKENS}: it is of another model")
+    if len(tokens) > most:
+        raise ValueError(f"{name} has {len(tokens)} tokens, more than {most}: it is of another model")
     return tokens
 
 
 def _flow_tokens(gen: dict[str, Any]) -> torch.Tensor:
     """Prompt tokens of the flow, cut to their stated length as the reference's mask does."""
-    tokens = _tokens(gen, "prompt_token")
+    tokens = _tokens(gen, "prompt_token", MAX_FLOW_PROMPT_TOKENS)
     length = gen.get("prompt_token_len")
     return tokens if length is None else tokens[: int(torch.as_tensor(length).reshape(-1)[0])]
 

@@ -32,3 +32,5 @@ SPEAKER_EMBEDDING = 256  # T3's, of the voice encoder
 X_VECTOR = 192  # the flow's, of CAMPPlus
 MAX_PROMPT_TOKENS = 375
 "Speech tokens of the voice that T3 is prompted with: 15 s."
+MAX_FLOW_PROMPT_TOKENS = 250
+"And the flow: 10 s."

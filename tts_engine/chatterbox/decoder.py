@@ -87,12 +87,13 @@ class TokenDecoder:
         self._choose(logits, first=False)
 
     def _choose(self, logits: Tensor, *, first: bool) -> None:
-        """Logits (1 or 2, V) to the token chosen and whether its logit was a number."""
+        """Logits (1 or 2, V) to the token chosen and whether all logits were numbers."""
         if self._cfg_scale:
             logits = guide(logits, self._cfg_scale)
+        # All of them: a single NaN makes every probability one.
+        finite = torch.isfinite(logits).all(-1)
         processed = process(forbid_stop(logits, self._forbid_stop), self._seen, self._settings)
         token = pick(processed, self._draw)
-        finite = torch.isfinite(processed.gather(1, token[:, None]))[:, 0]
         # The penalty counts START at the first step only (T3.inference_turbo).
         see(self._seen, token, first=first)
         self._chosen.copy_(torch.cat((token, finite.to(torch.int64))))

@@ -127,7 +127,7 @@ def _entries(file: BinaryIO, path: Path) -> dict[str, _Entry]:
         entries = {
             name: _entry(name, fields, 8 + length, path) for name, fields in header.items() if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, TensorFileError):
             raise
         raise TensorFileError(f"{path.name} is damaged: its header cannot be read") from None

@@ -37,7 +37,8 @@ def _scan(query, keys, values, stop, part, parts, highest, total, mixed, BLOCK: 
     return highest, total, mixed
 
 
-@triton.jit
+# Prompts have any length: one compilation serves them all.
+@triton.jit(do_not_specialize=["prefix_length"])
 def _attend(
     projected,
     own,

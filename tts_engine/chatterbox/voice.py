@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tts_engine.chatterbox.constants import TOKEN_RATE
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -25,7 +27,7 @@ class Voice:
     @property
     def prompt_seconds(self) -> float:
         """Length of the flow's prompt; every chunk that is decoded costs that much more."""
-        return len(self.flow_prompt_tokens) / 25
+        return len(self.flow_prompt_tokens) / TOKEN_RATE
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Voice:
         """On another device, floats in another dtype."""

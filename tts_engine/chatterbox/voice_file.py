@@ -18,11 +18,11 @@ from safetensors.torch import save as save_tensors
 
 from tts_engine.chatterbox.constants import (
     FRAMES_PER_TOKEN,
+    MAX_FLOW_PROMPT_TOKENS,
     MAX_PROMPT_TOKENS,
     MEL_BINS,
     SPEAKER_EMBEDDING,
     SPEECH_TOKENS,
-    TOKEN_RATE,
     X_VECTOR,
 )
 from tts_engine.chatterbox.voice import Voice
@@ -34,7 +34,6 @@ MODEL_FAMILY = "chatterbox-turbo"
 "Turbo and Nano share their encoders and their flow, so a voice made for one is a voice for the other."
 
 SPEECH_TOKENIZER = "speech_tokenizer_v2_25hz"
-MAX_FLOW_PROMPT_TOKENS = 10 * TOKEN_RATE
 MAX_BYTES = 4 << 20
 "A full voice is under 200 kB; nothing longer is read into memory to find out that it is none."
 
@@ -153,7 +152,7 @@ def _header_metadata(path: Path, data: bytes) -> dict[str, str]:
         header = json.loads(data[8:end])
         metadata = header.pop("__metadata__", {})
         needed = end + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError):
         raise VoiceFileError(f"{path} is not a voice file (its safetensors header is damaged)") from None
     if len(data) < needed:
         raise VoiceFileError(f"{path} is cut short: {len(data)} of {needed} bytes")

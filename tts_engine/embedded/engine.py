@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from tts_engine.embedded.memory import share_one_malloc_arena
@@ -52,7 +52,8 @@ class EmbeddedEngine(PooledEngine):
     def _unload(self) -> None:
         self._models = {}
 
-    def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
+        # A step is one clause, some 10 ms: none is worth breaking off.
         chosen = self._voices[voice]
         return speak(self._models[chosen.model], request.text, chosen.speed, request.sample_rate, self._seed)
 

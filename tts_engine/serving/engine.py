@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -85,6 +85,14 @@ class ChatterboxEngine(PooledEngine):
         super().check(request)
 
     def _load(self) -> None:
+        try:
+            self._load_all()
+        except torch.OutOfMemoryError:
+            raise EngineError(
+                "the GPU has no room for the model and its streams: lower [tts.chatterbox] max_streams"
+            ) from None
+
+    def _load_all(self) -> None:
         settings = self._settings
         directory = find_model(settings.model)
         if directory is None:
@@ -99,7 +107,7 @@ class ChatterboxEngine(PooledEngine):
         self._voices = Voices(self._model, self._store)
         self._prepare_default_voice(self._voices, directory)
         if device.type == "cuda":
-            self._warm_up(self._speaker)
+            self._warm_up(self._speaker, self._voices)
         logger.info(
             "%s of %s is loaded on %s as %s, guidance %s",
             self._model.flavour,
@@ -122,17 +130,19 @@ class ChatterboxEngine(PooledEngine):
         vocoder = GraphVocoder(model.vocoder, model.device)
         return Speaker(model, decoders, settings.policy, settings.seed, flow=flow, vocoder=vocoder)
 
-    def _warm_up(self, speaker: Speaker) -> None:
+    def _warm_up(self, speaker: Speaker, voices: Voices) -> None:
         """Kernels are chosen and loaded, and graphs captured, at first use: no caller should wait for that."""
-        speaker.prepare(self._spoken(self._default_voice))
+        speaker.prepare(voices.one_of_each_size(self._default_voice))
         segments = prepare(_WARM_UP)
         if not sum(len(chunk) for chunk in speaker.chunks(self._spoken(self._default_voice), segments)):
             raise EngineError("the model gave no sound")
 
     def _unload(self) -> None:
         self._speaker = self._model = self._watermarker = self._voices = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # back to the driver: another process may want it
 
-    def _speak(self, request: SpeechRequest, voice: str) -> Iterator[Piece]:
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
         speaker, settings, watermarker = self._speaker, self._settings, self._watermarker
         if speaker is None:
             raise EngineError(f"the {self.name} engine is not loaded")
@@ -143,7 +153,7 @@ class ChatterboxEngine(PooledEngine):
                 request.text, telephone_reading=settings.telephone_reading, max_chars=settings.max_segment_chars
             )
             if segments:
-                yield from speaker.chunks(self._spoken(voice), segments)
+                yield from speaker.chunks(self._spoken(voice), segments, stopped)
 
         return speak(chunks, request.sample_rate, watermarker.stream() if watermarker else None)
 

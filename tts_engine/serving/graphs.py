@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME, X_VECTOR
+from tts_engine.chatterbox.constants import (
+    FRAMES_PER_TOKEN,
+    HARMONICS,
+    MAX_FLOW_PROMPT_TOKENS,
+    MEL_BINS,
+    SAMPLES_PER_FRAME,
+    X_VECTOR,
+)
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.flow import Flow
 from tts_engine.chatterbox.sampling import SamplingSettings
@@ -28,10 +35,14 @@ FRAME_BUCKET = 64
 TEXT_BUCKETS = (16, 32, 64, 128)
 "Text tokens that prefills are padded up to; longer texts, of which there are few, are prefilled without a graph."
 
-MOST_PROMPT_FRAMES = 500
+MOST_PROMPT_FRAMES = FRAMES_PER_TOKEN * MAX_FLOW_PROMPT_TOKENS
 
 _WARM_UP_CALLS = 2
 "Before capture: libraries allocate their workspaces and choose their kernels at first use."
+
+
+def _bucket(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 class CapturedCall:
@@ -48,7 +59,8 @@ class CapturedCall:
                 for _ in range(_WARM_UP_CALLS):
                     function(**inputs)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self._graph, pool=pool):
+            # Other threads may use CUDA meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 self._outputs = function(**inputs)
 
     def __call__(self, **given: Tensor) -> tuple[Tensor, ...]:
@@ -135,9 +147,14 @@ class GraphFlow:
         *,
         look_ahead: int = 0,
     ) -> Tensor:
-        """See Flow.forward; the batch is 1."""
+        """See Flow.forward; the batch is 1. What was not prepared runs without a graph: capturing takes longer."""
         size = tokens.shape[1]
-        call = self.prepare(size)
+        call = self._calls.get(_bucket(size, TOKEN_BUCKET))
+        if call is None:
+            eager: Tensor = self._flow(
+                tokens, lengths, prompt_mel, prompt_frames, x_vector, noise, look_ahead=look_ahead
+            )
+            return eager
         (mel,) = call(
             tokens=tokens,
             lengths=torch.tensor([size]) if lengths is None else lengths,
@@ -149,12 +166,11 @@ class GraphFlow:
         )
         return mel[:, :, : FRAMES_PER_TOKEN * (size - look_ahead)]
 
-    def prepare(self, size: int) -> CapturedCall:
-        """The graph that serves `size` tokens, captured if it is not there yet."""
-        bucket = -(-size // TOKEN_BUCKET) * TOKEN_BUCKET
+    def prepare(self, size: int) -> None:
+        """Capture the graph that serves `size` tokens."""
+        bucket = _bucket(size, TOKEN_BUCKET)
         if bucket not in self._calls:
             self._calls[bucket] = CapturedCall(self._run, self._inputs(bucket), self._pool)
-        return self._calls[bucket]
 
     def _run(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         mel: Tensor = self._flow(**inputs)
@@ -168,7 +184,7 @@ class GraphFlow:
                 "prompt_mel": torch.zeros(1, MOST_PROMPT_FRAMES, MEL_BINS, dtype=self._dtype),
                 "prompt_frames": torch.zeros(1, dtype=torch.int64),
                 "x_vector": torch.ones(1, X_VECTOR, dtype=self._dtype),
-                "noise": torch.zeros(1, MEL_BINS, FRAMES_PER_TOKEN * size, dtype=self._dtype),
+                "noise": torch.zeros(1, MEL_BINS, FRAMES_PER_TOKEN * size),  # float32, as are the frames
                 "look_ahead": torch.zeros((), dtype=torch.int64),
             }
 
@@ -185,21 +201,22 @@ class GraphVocoder:
     def render(
         self, mel: Tensor, phase: Tensor, offsets: Tensor, noise: Tensor, *, known_f0: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See Vocoder.render; the batch is 1."""
+        """See Vocoder.render; the batch is 1. A window that was not prepared for is rendered without a graph."""
         frames = mel.shape[-1]
-        call = self.prepare(frames)
+        call = self._calls.get(_bucket(frames, FRAME_BUCKET))
+        if call is None:
+            return self._vocoder.render(mel, phase, offsets, noise, known_f0=known_f0, known=known)
         lengths = torch.tensor([frames])
         wave, f0, phases = call(
             mel=mel, phase=phase, offsets=offsets, noise=noise, known_f0=known_f0, known=known, lengths=lengths
         )
         return wave[:, : frames * SAMPLES_PER_FRAME], f0[:, :frames], phases[..., :frames]
 
-    def prepare(self, frames: int) -> CapturedCall:
-        """The graph that serves a window of `frames`, captured if it is not there yet."""
-        bucket = -(-frames // FRAME_BUCKET) * FRAME_BUCKET
+    def prepare(self, frames: int) -> None:
+        """Capture the graph that serves a window of `frames`."""
+        bucket = _bucket(frames, FRAME_BUCKET)
         if bucket not in self._calls:
             self._calls[bucket] = CapturedCall(self._vocoder.render, self._inputs(bucket), self._pool)
-        return self._calls[bucket]
 
     def _inputs(self, frames: int) -> dict[str, Tensor]:
         with torch.device(self._device):

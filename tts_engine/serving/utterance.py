@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+
+import numpy as np
+import torch
 
 from tts_engine.chatterbox.assembler import SpeechAssembler
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
-from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
+from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, SAMPLE_RATE, TRAILING_SILENCE_TOKENS
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.generation import TokenGenerator
-from tts_engine.chatterbox.guards import TokenGuard
+from tts_engine.chatterbox.guards import EndReason, TokenGuard
 from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, synthesise_chunks
 from tts_engine.chatterbox.watermark import WatermarkStream
+from tts_engine.errors import SynthesisError
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Resampler, Samples, to_pcm16
 from tts_engine.serving.decoders import MOST_TEXT_TOKENS, DecoderPool
@@ -21,8 +27,10 @@ from tts_engine.serving.device import use_device
 from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphFlow, GraphVocoder
 from tts_engine.serving.voices import SpokenVoice
 
+logger = logging.getLogger(__name__)
+
 MOST_PREPARED_TOKENS = 500
-"20 s: what a segment of 300 characters takes. Longer ones are captured when they come."
+"20 s: what a segment of 300 characters takes. What is longer is decoded without a graph."
 
 
 def segment_seed(seed: int, text: str, number: int) -> int:
@@ -53,30 +61,43 @@ class Speaker:
         self._policy = policy
         self._seed = seed
 
-    def prepare(self, voice: SpokenVoice) -> None:
-        """Capture the graphs that utterances up to MOST_PREPARED_TOKENS with this voice will need."""
-        self._decoders.prepare(voice.prefix)
+    def prepare(self, voices: Collection[SpokenVoice]) -> None:
+        """Capture the graphs that utterances up to MOST_PREPARED_TOKENS with any of these voices will need."""
+        self._decoders.prepare(voice.prefix for voice in voices)
         flow, vocoder = self._graphs
-        prompt = len(voice.conditioning.flow_prompt_tokens)
+        prompts = [len(voice.conditioning.flow_prompt_tokens) for voice in voices]
         if flow is not None:
-            for size in range(prompt, prompt + MOST_PREPARED_TOKENS + 1, TOKEN_BUCKET):
+            most = max(prompts) + MOST_PREPARED_TOKENS + TRAILING_SILENCE_TOKENS
+            for size in range(min(prompts), most + TOKEN_BUCKET, TOKEN_BUCKET):
                 flow.prepare(size)
         if vocoder is not None:
             largest = FRAMES_PER_TOKEN * max(self._policy.sizes) + self._policy.window_margin_frames
             for frames in range(FRAME_BUCKET, largest + FRAME_BUCKET, FRAME_BUCKET):
                 vocoder.prepare(frames)
 
-    def chunks(self, voice: SpokenVoice, segments: list[str]) -> Iterator[Samples]:
-        """Samples (n,) float32 at 24 kHz, chunk by chunk. A text of several segments is joined as it is spoken."""
+    def chunks(
+        self, voice: SpokenVoice, segments: list[str], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Samples]:
+        """Samples (n,) float32 at 24 kHz, chunk by chunk. A text of several segments is joined as it is spoken.
+
+        `stopped` is asked at every token: a step takes long, and nobody may be listening any more. SynthesisError.
+        """
+        with suppress(_StoppedError):
+            yield from self._chunks(voice, segments, stopped)
+
+    def _chunks(self, voice: SpokenVoice, segments: list[str], stopped: Callable[[], bool]) -> Iterator[Samples]:
         use_device(self._model.device)
         fitting = (part for segment in segments for part in self._fitting(segment))
         for number, (segment, text_tokens) in enumerate(fitting):
             draws = Draws(segment_seed(self._seed, segment, number), self._model.device)
             assembler = SpeechAssembler(voice.conditioning, draws, self._policy)
-            with self._decoders.borrowed(voice.prefix) as decoder:
-                tokens = TokenGenerator(decoder, text_tokens, draws.uniform, TokenGuard.for_text(segment))
-                for chunk in synthesise_chunks(self._flow, self._vocoder, assembler, tokens):
-                    yield chunk.float().cpu().numpy()
+            guard = TokenGuard.for_text(segment)
+            with self._decoders.borrowed(voice.prefix, len(text_tokens) + 1 + guard.limit) as decoder:
+                tokens = TokenGenerator(decoder, text_tokens, draws.uniform, guard)
+                for chunk in synthesise_chunks(self._flow, self._vocoder, assembler, _until(stopped, tokens)):
+                    yield _on_host(chunk)
+            if tokens.end_reason is not None and tokens.end_reason is not EndReason.STOPPED:
+                logger.info("an utterance was ended by its guard: %s", tokens.end_reason.value)
 
     def _fitting(self, segment: str) -> Iterator[tuple[str, list[int]]]:
         """The segment and its tokens; in halves if they are too many, which no English text of its length has."""
@@ -88,6 +109,24 @@ class Speaker:
         cut = segment.rfind(" ", 1, middle) + 1 or middle
         yield from self._fitting(segment[:cut].rstrip())
         yield from self._fitting(segment[cut:])
+
+
+class _StoppedError(Exception):
+    """Nobody listens any more."""
+
+
+def _until(stopped: Callable[[], bool], tokens: Iterator[int]) -> Iterator[int]:
+    for token in tokens:
+        if stopped():
+            raise _StoppedError
+        yield token
+
+
+def _on_host(chunk: torch.Tensor) -> Samples:
+    samples: Samples = chunk.float().cpu().numpy()
+    if not np.isfinite(samples).all():
+        raise SynthesisError("the model's numbers overflowed; try another dtype (bfloat16 or float32)")
+    return samples
 
 
 def speak(

@@ -35,17 +35,17 @@ def _answer(frames: int, level: float = 1.0) -> tuple[torch.Tensor, torch.Tensor
 
 def test_nothing_can_be_decoded_before_the_first_target() -> None:
     assembler = _assembler()
-    assert assembler.tokens_wanted == 15
-    assembler.feed([1] * 14)
+    assert assembler.tokens_wanted == 20
+    assembler.feed([1] * 19)
     assert assembler.tokens_wanted == 1
     assert assembler.flow_input() is None
     assembler.feed([2])
     given = assembler.flow_input()
     assert given is not None
-    assert given.tokens == (1,) * 14 + (2,)
+    assert given.tokens == (1,) * 19 + (2,)
     assert (given.look_ahead, given.final) == (3, False)
-    assert given.mel_frames == slice(8, 32)
-    assert torch.equal(given.noise, torch.cat([Draws(1).prompt_noise(8), Draws(1).flow_noise(0, 30)], dim=1))
+    assert given.mel_frames == slice(8, 42)
+    assert torch.equal(given.noise, torch.cat([Draws(1).prompt_noise(8), Draws(1).flow_noise(0, 40)], dim=1))
 
 
 def test_one_chunk_is_under_way_at_a_time() -> None:
@@ -114,7 +114,7 @@ def test_finish_appends_silence_and_speaks_to_the_end() -> None:
 
 
 def test_finish_while_a_chunk_is_under_way_leaves_the_chunk_alone() -> None:
-    assembler = _assembler()
+    assembler = _assembler(ChunkPolicy(sizes=(15,)))
     assembler.feed([1] * 15)
     assembler.flow_input()
     assembler.finish()

@@ -12,7 +12,7 @@ def test_targets_grow_and_the_last_size_repeats() -> None:
     for chunk in range(6):
         tokens = policy.next_target(chunk, tokens)
         targets.append(tokens)
-    assert targets == [15, 40, 90, 190, 290, 390]
+    assert targets == [20, 45, 95, 195, 295, 395]
 
 
 def test_a_chunk_that_came_late_counts_from_what_it_saw() -> None:

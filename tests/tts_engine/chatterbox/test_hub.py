@@ -87,7 +87,7 @@ def test_a_directory_is_found_as_it_is(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_model("~") == tmp_path
 
 
-@pytest.mark.parametrize("name", ["", "a/b/c", "/nowhere/at/all", "../x", "a b", "x" * 300, "-", "\0"])
+@pytest.mark.parametrize("name", ["", "a/b/c", "/nowhere/at/all", "../no/such", "a b", "x" * 300, "-", "\0"])
 def test_what_is_neither_is_not_found(tmp_path: Path, name: str) -> None:
     assert find_model(name, cache=tmp_path) is None
 

@@ -175,3 +175,11 @@ def test_garbage_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, c
         TensorFile(path).close()
     except TensorFileError as error:
         assert str(error).startswith("garbage.safetensors ")
+
+
+def test_a_header_with_a_number_beyond_all_bounds_is_damage(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(TensorFileError, match="damaged"):
+        TensorFile(path)

@@ -244,3 +244,11 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     loaded: Any = result.stdout.split()
     assert {"torch", "safetensors"} <= set(loaded)
     assert not {"chatterbox", "librosa", "soundfile", "transformers", "torchaudio", "perth"} & set(loaded)
+
+
+def test_a_header_with_a_number_beyond_all_bounds_is_damage(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}'
+    path = tmp_path / "anna.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(VoiceFileError, match="damaged"):
+        read_voice(path)

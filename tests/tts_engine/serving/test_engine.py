@@ -472,10 +472,10 @@ class TestCancel:
         open_decoders: list[object] = []
         borrowed = DecoderPool.borrowed
 
-        def counted(self: DecoderPool, prefix: Any) -> Any:
+        def counted(self: DecoderPool, prefix: Any, capacity: int) -> Any:
             @contextmanager
             def borrow() -> Iterator[Any]:
-                with borrowed(self, prefix) as decoder:
+                with borrowed(self, prefix, capacity) as decoder:
                     open_decoders.append(decoder)
                     try:
                         yield decoder
@@ -552,7 +552,7 @@ class TestFailure:
         segments = prepare(LONG)
         chunks = Speaker.chunks
 
-        def fail_at_the_second(self: Speaker, voice: SpokenVoice, said: list[str]) -> Iterator[Samples]:
+        def fail_at_the_second(self: Speaker, voice: SpokenVoice, said: list[str], stopped: Any) -> Iterator[Samples]:
             yield from chunks(self, voice, said[:1])
             if len(said) > 1:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -102,8 +102,10 @@ def test_the_captured_flow_is_the_eager_one(look_ahead: int) -> None:
 
     flow = livened(Flow(small_sizes().flow))
     captured = GraphFlow(flow, DEVICE, torch.float32)
+    for size in (32, 64, 96):
+        captured.prepare(size)
     # Up and down over bucket borders: what an earlier, longer call left in the buffers must not be heard.
-    for size in (70, 32, 33, 64, 20, 96):
+    for size in (70, 32, 33, 64, 20, 96, 100):  # the last was not prepared
         with torch.inference_mode(), torch.device(DEVICE):
             prompt = 12
             given = {
@@ -118,13 +120,35 @@ def test_the_captured_flow_is_the_eager_one(look_ahead: int) -> None:
             torch.testing.assert_close(captured(**given, look_ahead=look_ahead), expected, atol=2e-4, rtol=1e-3)
 
 
+def test_in_half_precision_noise_and_frames_stay_float32() -> None:
+    from tts_engine.serving.graphs import GraphFlow
+
+    flow = livened(Flow(small_sizes().flow)).to(torch.bfloat16)
+    captured = GraphFlow(flow, DEVICE, torch.bfloat16)  # type: ignore[arg-type]
+    captured.prepare(32)
+    with torch.inference_mode(), torch.device(DEVICE):
+        given = {
+            "tokens": torch.randint(0, 6561, (1, 30)),
+            "prompt_mel": torch.randn(1, 24, 80).bfloat16(),
+            "x_vector": torch.randn(1, 192).bfloat16(),
+            "noise": torch.randn(1, 80, 60),
+        }
+        mel = captured(lengths=None, prompt_frames=None, **given)
+        expected = flow(lengths=None, prompt_frames=None, **given)
+    assert mel.dtype == expected.dtype == torch.float32
+    assert not torch.equal(mel, mel.bfloat16().float())
+    assert float((mel - expected).abs().max()) < 0.1
+
+
 def test_the_captured_vocoder_is_the_eager_one() -> None:
     from tts_engine.serving.graphs import GraphVocoder
 
     vocoder = livened(Vocoder(small_sizes().vocoder))
     assert isinstance(vocoder, Vocoder)
     captured = GraphVocoder(vocoder, DEVICE)
-    for frames, known in ((100, 30), (24, 0), (64, 15), (65, 15), (10, 9)):
+    for frames in (64, 128):
+        captured.prepare(frames)
+    for frames, known in ((100, 30), (24, 0), (64, 15), (65, 15), (10, 9), (130, 0)):  # the last was not prepared
         with torch.inference_mode(), torch.device(DEVICE):
             given = {
                 "mel": torch.randn(1, 80, frames) * 2 - 4,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from tests.tts_engine.chatterbox.voices import make_voice
 from tests.tts_engine.serving.small_model import BRIEF_SAMPLES, TOKEN_SAMPLES
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
+from tts_engine.chatterbox.constants import STOP_TOKEN
 from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.text import prepare
+from tts_engine.errors import SynthesisError
 from tts_engine.resample import Resampler, Samples, to_pcm16
 from tts_engine.serving.decoders import MOST_TEXT_TOKENS, DecoderPool
 from tts_engine.serving.utterance import Speaker, SpokenVoice, segment_seed, speak
@@ -80,12 +84,45 @@ class TestSpeaker:
         assert all(len(tokens) <= MOST_TEXT_TOKENS for _, tokens in parts)
         assert sum(map(len, speaker.chunks(voice, [text]))) == len(parts) * BRIEF_SAMPLES
 
+    def test_one_that_nobody_wants_any_more_ends_at_the_next_token(
+        self, loaded: Chatterbox, voice: SpokenVoice
+    ) -> None:
+        asked = 0
+
+        def stopped() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 7
+
+        assert list(make_speaker(loaded).chunks(voice, ["Please hold.", "And hold."], stopped)) == []
+        assert asked == 8
+
+    @pytest.mark.parametrize("module", ["flow.encoder_proj.bias", "vocoder.conv_pre.bias"])
+    def test_numbers_that_overflow_after_t3_are_an_error_not_a_sound(
+        self, loaded: Chatterbox, voice: SpokenVoice, module: str
+    ) -> None:
+        part, _, name = module.partition(".")
+        broken = copy.deepcopy(getattr(loaded, part))
+        broken.get_parameter(name).data.fill_(torch.nan)
+        with pytest.raises(SynthesisError, match="numbers overflowed"):
+            list(make_speaker(replace(loaded, **{part: broken})).chunks(voice, ["Please hold."]))
+
+    def test_what_its_guard_ended_is_logged_without_the_text(
+        self, loaded: Chatterbox, voice: SpokenVoice, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        t3 = copy.deepcopy(loaded.t3)
+        with torch.no_grad():
+            t3.speech_head.bias[STOP_TOKEN] = -1e9
+        with caplog.at_level("INFO"):
+            list(make_speaker(replace(loaded, t3=t3)).chunks(voice, ["Please hold."]))
+        assert caplog.messages == ["an utterance was ended by its guard: too_long"]
+
     def test_one_that_is_left_gives_its_decoder_back(self, loaded: Chatterbox, voice: SpokenVoice) -> None:
         given_back = []
 
         class Pool(DecoderPool):
-            def borrowed(self, prefix):  # type: ignore[no-untyped-def]
-                given_back.append(manager := super().borrowed(prefix))
+            def borrowed(self, prefix, capacity):  # type: ignore[no-untyped-def]
+                given_back.append(manager := super().borrowed(prefix, capacity))
                 return manager
 
         speaker = Speaker(loaded, Pool(loaded.t3, SamplingSettings(), 0.0, graphs=False), ChunkPolicy(), 0)
