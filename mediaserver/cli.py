@@ -91,6 +91,8 @@ def say_command(
 ) -> None:
     """Speak a text into a WAV file."""
     settings = read_config(config).tts
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        fail(f"{output}: {'is a directory' if output.is_dir() else 'there is no such directory'}")
     if engine is not None:
         settings = settings.model_copy(update={"engine": engine.value})
     rate = 8000 if telephone else 24000

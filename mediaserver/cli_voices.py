@@ -77,6 +77,7 @@ def list_command(config: ConfigOption = None) -> None:
     for entry in entries:
         if entry.metadata is not None:
             typer.echo(_described(entry.name, entry.metadata))
+    typer.echo("default: the voice that comes with the model")
     broken = [entry for entry in entries if entry.metadata is None]
     for entry in broken:
         typer.secho(f"{entry.name}: {entry.problem}", err=True, fg=typer.colors.RED)

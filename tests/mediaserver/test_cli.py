@@ -65,7 +65,7 @@ def test_say_for_the_telephone(tmp_path: Path) -> None:
     [
         (("say", "Hello.", "-o", "{tmp}/x.wav", "--voice", "bob"), "unknown voice 'bob'; available: heart"),
         (("say", "...", "-o", "{tmp}/x.wav"), "nothing speakable"),
-        (("say", "Hello.", "-o", "{tmp}/no/such/place.wav"), "No such file"),
+        (("say", "Hello.", "-o", "{tmp}/no/such/place.wav"), "there is no such directory"),
         (("serve", "--config", "{tmp}/none.toml"), "none.toml: No such file"),
         (("call", "nonsense"), "URI scheme is not supported"),
         (("call", "sip:a@127.0.0.1", "--local-host", "here"), "--local-host: 'here' is not an IP address"),

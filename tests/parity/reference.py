@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 
-from tests.parity import torchaudio_stand_in
+from tts_engine.chatterbox import torchaudio_stand_in
 
 torchaudio_stand_in.install()
 

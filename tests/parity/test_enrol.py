@@ -19,7 +19,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from tests.parity import torchaudio_stand_in
+from tts_engine.chatterbox import torchaudio_stand_in
 from tts_engine.chatterbox.clip import read_clip
 from tts_engine.chatterbox.enrol import Encoders, Enrolment, EnrolmentError, enrol, load_encoders
 from tts_engine.chatterbox.voice import Voice

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from benchmarks.synthetic_tokenizer import write_tokenizer
-from tests.parity import torchaudio_stand_in
 from tests.sentences import TELEPHONE_SENTENCES
+from tts_engine.chatterbox import torchaudio_stand_in
 from tts_engine.chatterbox.text import normalise_punctuation, prepare
 from tts_engine.chatterbox.tokenizer import TextTokenizer
 from tts_engine.text.tags import TAGS

@@ -15,7 +15,7 @@ import pytest
 import soxr
 import torch
 
-from tests.parity import torchaudio_stand_in
+from tts_engine.chatterbox import torchaudio_stand_in
 from tts_engine.chatterbox.watermark import Watermarker
 from tts_engine.embedded.model import load_models
 from tts_engine.resample import Samples, to_pcm16

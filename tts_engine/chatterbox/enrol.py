@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tts_engine.chatterbox.checkpoint import S3GEN_FILE, VOICE_ENCODER_FILE
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, MAX_PROMPT_TOKENS, SAMPLE_RATE, TOKEN_RATE
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.errors import EngineError
@@ -28,12 +30,9 @@ TARGET_LUFS = -27.0
 T3_PROMPT_S = MAX_PROMPT_TOKENS / TOKEN_RATE
 MIN_PROMPT_S, MAX_PROMPT_S = 2.0, 10.0
 
-VOICE_ENCODER_FILE = "ve.safetensors"
-S3GEN_FILE = "s3gen_meanflow.safetensors"
-
 HOW_TO_INSTALL = (
-    "enrolment needs Resemble AI's own package: pip install --no-deps -r requirements/reference.txt, "
-    "pip install -r requirements/reference-needs.txt, and the torchaudio that fits the installed torch"
+    "enrolment needs Resemble AI's own package: pip install -r requirements/reference-needs.txt and "
+    "pip install --no-deps -r requirements/reference.txt"
 )
 
 # Work to decode 11 s, which are 1 s of speech behind a prompt of 10 s: encoder, and two estimator steps.
@@ -166,6 +165,7 @@ class _Reference:
 
 def _reference() -> _Reference:
     try:
+        _provide_torchaudio()
         return _Reference(
             voice_encoder=importlib.import_module("chatterbox.models.voice_encoder"),
             s3tokenizer=importlib.import_module("chatterbox.models.s3tokenizer"),
@@ -175,9 +175,18 @@ def _reference() -> _Reference:
             librosa=importlib.import_module("librosa"),
             pyloudnorm=importlib.import_module("pyloudnorm"),
         )
-    # OSError: a torchaudio built for another torch fails when its library is loaded.
-    except (ImportError, OSError) as error:
+    except ImportError as error:
         raise EnrolmentError(f"{HOW_TO_INSTALL} ({error})") from None
+
+
+def _provide_torchaudio() -> None:
+    """Its own, if it can be imported; one that was built for another torch fails when its library is loaded."""
+    try:
+        importlib.import_module("torchaudio.compliance.kaldi")
+    except (ImportError, OSError, RuntimeError):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        importlib.import_module("tts_engine.chatterbox.torchaudio_stand_in").install()
 
 
 def _read(path: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -7,6 +7,8 @@ import re
 
 from hibari import Hibari
 
+from tts_engine.text.tags import TAG
+
 MAX_PIECE_CHARS = 400
 """Longest text given to G2P at once: it is Python, and this bounds for how long it keeps a worker."""
 
@@ -33,7 +35,8 @@ _CLAUSE_END = re.compile(r"(?<=[,;:—])\s+")
 
 def sentences(text: str) -> list[str]:
     """The sentences of the text, without monstrous words, those over MAX_PIECE_CHARS cut further."""
-    tamed = (tame(sentence) for sentence in Hibari.split_sentences(text))
+    # A text written for Chatterbox: what that voice performs, this one leaves out.
+    tamed = (tame(sentence) for sentence in Hibari.split_sentences(TAG.sub(" ", text)))
     return [piece for sentence in tamed for piece in cut(sentence, MAX_PIECE_CHARS, MAX_PIECE_CHARS)]
 
 

@@ -183,5 +183,5 @@ class ChatterboxEngine(PooledEngine):
 
 def _not_here(model: str) -> str:
     if model.startswith(("/", "~", ".")):
-        return f"there is no directory {model} with a model"
+        return f"there is no directory {model} with a model: `chatterline fetch-model --to {model}` makes it"
     return f"the model {model} is not here: run `chatterline fetch-model {model}`"

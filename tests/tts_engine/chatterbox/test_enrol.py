@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +52,39 @@ def test_without_the_reference_package_it_says_what_to_install(
     message = str(caught.value)
     assert "pip install --no-deps -r requirements/reference.txt" in message
     assert "pip install -r requirements/reference-needs.txt" in message
-    assert "torchaudio" in message
     assert f"No module named {module!r}" in message
     assert "\n" not in message
 
 
-def test_a_torchaudio_for_another_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unloadable(_: str) -> object:
-        raise OSError("libtorch_cuda.so: cannot open shared object file")
+def test_where_torchaudio_cannot_be_loaded_the_stand_in_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+    imported = enrol_module.importlib.import_module
+
+    def unloadable(name: str) -> object:
+        if name.partition(".")[0] == "torchaudio":
+            # As a torchaudio that was built for another torch does, half way.
+            monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
+            raise OSError("libtorch_cuda.so: cannot open shared object file")
+        return imported(name)
 
     monkeypatch.setattr(enrol_module.importlib, "import_module", unloadable)
-    with pytest.raises(EnrolmentError, match=r"torchaudio that fits the installed torch .*libtorch_cuda"):
+    enrol_module._provide_torchaudio()
+    from tts_engine.chatterbox import torchaudio_stand_in
+
+    assert sys.modules["torchaudio.compliance.kaldi"].fbank is torchaudio_stand_in.fbank
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_without_the_stand_ins_own_needs_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> object:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(enrol_module.importlib, "import_module", absent)
+    with pytest.raises(EnrolmentError, match=r"reference-needs\.txt"):
         load_encoders(tmp_path)
 
 

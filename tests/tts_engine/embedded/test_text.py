@@ -105,3 +105,7 @@ def test_no_text_keeps_a_worker_for_seconds(heart: VoiceModel, text: str) -> Non
     for sentence in sentences(text):
         heart.phonemize(sentence)
     assert time.process_time() - began < 4.0
+
+
+def test_tags_for_chatterbox_are_left_out() -> None:
+    assert sentences("Hello. [chuckle] It is me. [Clear Throat]") == ["Hello.", "It is me."]

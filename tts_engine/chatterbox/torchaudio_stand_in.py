@@ -1,7 +1,8 @@
-"""The two things that chatterbox-tts takes from torchaudio, which has no build that fits a CPU torch.
+"""The two things that chatterbox-tts takes from torchaudio, for a torch that no torchaudio was built for.
 
-`Resample` is soxr, `fbank` is kaldi-native-fbank: both independent implementations of the same functions. Neither
-takes part in what the parity tests compare; enrolment needs them.
+There is no build for CPU versions of torch, nor for its newest releases. `fbank` is kaldi-native-fbank: on noisy sweeps
+it differed from torchaudio 2.11's by at most 6e-4 in log energies of a spread of several units, rounding. `Resample`
+is soxr, whose filter is another one: a clip's tokens may differ here and there, as they do between versions.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy as np
 import soxr
 import torch
 
+RATE = 16_000
+
 
 class Resample(torch.nn.Module):
+    """torchaudio.transforms.Resample."""
+
     def __init__(self, orig_freq: int, new_freq: int) -> None:
         super().__init__()
         self.orig_freq = orig_freq
@@ -34,13 +39,13 @@ def fbank(waveform: torch.Tensor, num_mel_bins: int = 23) -> torch.Tensor:
     options.frame_opts.dither = 0.0
     options.mel_opts.num_bins = num_mel_bins
     bank = kaldi_native_fbank.OnlineFbank(options)
-    bank.accept_waveform(16000, waveform[0].detach().cpu().float().tolist())
+    bank.accept_waveform(RATE, waveform[0].detach().cpu().float().tolist())
     bank.input_finished()
     return torch.from_numpy(np.stack([bank.get_frame(at) for at in range(bank.num_frames_ready)])).to(waveform)
 
 
 def install() -> None:
-    """Put the stand-in where `import torchaudio` finds it, unless the real one is there."""
+    """Put the stand-in where `import torchaudio` finds it, unless there is one already."""
     if "torchaudio" in sys.modules:
         return
     names = ("torchaudio", "torchaudio.transforms", "torchaudio.compliance", "torchaudio.compliance.kaldi")
