@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from tts_engine.text.codes import unmask
+from tts_engine.text.markdown import without_markdown
 from tts_engine.text.sentences import MAX_CHARS, SentenceSplitter, split
 from tts_engine.text.speakable import Cleaner, has_speech
 from tts_engine.text.tags import outside_tags
@@ -15,8 +17,6 @@ _REPLACEMENTS = str.maketrans(
 )
 _ENDS = (".", "!", "?", "-", ",")
 
-_MARKDOWN = re.compile(r"\*{2,}|`+|^(?:#{1,6}|[*•-])\s+|(?<!\w)\*(?=[^\W\d])|(?<=[^\W\d])\*(?!\w)", re.MULTILINE)
-"Emphasis, headings, bullets: language models write them unasked."
 _LINE_END = re.compile(r"([^\s.,;:!?…-])[ \t]*\n\s*")
 _BEFORE_PUNCTUATION = re.compile(r"(?<=\S) +(?=[.,!?;:…](?:\s|$))")
 _NO_CLAUSE = 10**9
@@ -59,17 +59,21 @@ class TextPreparer:
     def _prepare_segment(self, segment: str) -> list[str]:
         if not has_speech(segment):
             return []
-        text = _LINE_END.sub(r"\1, ", _MARKDOWN.sub("", segment))
+        if self._telephone_reading:
+            segment = unmask(segment)  # the asterisks of "***-4242" are no emphasis
+        text = _LINE_END.sub(r"\1, ", without_markdown(segment).strip())
+        if not has_speech(text):
+            return []
         text = _BEFORE_PUNCTUATION.sub("", text)
         text = read_for_telephone(text) if self._telephone_reading else outside_tags(text, str)
-        text = normalise_punctuation(text.strip())
+        text = normalise_punctuation(text.strip().rstrip(";: "))
         if len(text) <= self._max_chars:
             return [text]
         # Words for numbers are longer than the numbers: limit again, to pieces of about the same length.
         limit = self._max_chars - _GROWTH
         limit = min(limit, len(text) // math.ceil(len(text) / limit) + _SLACK)
         pieces = split(text, limit, first_clause_chars=_NO_CLAUSE)
-        return [normalise_punctuation(piece) for piece in pieces if has_speech(piece)]
+        return [normalise_punctuation(piece.rstrip(";: ")) for piece in pieces if has_speech(piece)]
 
 
 def prepare(text: str, *, telephone_reading: bool = True, max_chars: int = MAX_CHARS) -> list[str]:

@@ -35,6 +35,7 @@ def _url(match: re.Match[str]) -> str:
 
 def _phone(match: re.Match[str]) -> str:
     number = re.sub(r"^\+1(?=[0-9]{10}$)", "+1 ", match["number"])
+    number = re.sub(r"(?<=[0-9])[ .-]?\(0\)", " ", number)  # the trunk prefix is not dialled after "+49"
     groups = [grouped_digits(group) for group in re.findall("[0-9]+", number)]
     if match["number"].startswith("+"):
         groups[0] = f"plus {groups[0]}"
@@ -47,6 +48,16 @@ def _extension(match: re.Match[str]) -> str:
     return f"extension {grouped_digits(match[1])}"
 
 
+def _after_x(match: re.Match[str]) -> str:
+    """A count, "x2", or what a mask leaves of a number, "x4242"."""
+    number = match[1]
+    return f"times {cardinal(int(number))}" if len(number) < 3 and number[0] != "0" else grouped_digits(number)
+
+
+def _masked(match: re.Match[str]) -> str:
+    return match["cue"] or ("ending in " if len(match["mask"]) > 1 else match["mask"])
+
+
 def _after_cue(match: re.Match[str]) -> str:
     cue = match["cue"]
     hash_sign = "" if re.search(r"\b(?:number|no|id)\b", cue, re.IGNORECASE) else " number "
@@ -57,6 +68,10 @@ def _grouped(number: str) -> str:
     """In the writer's groups, if there are any."""
     groups = re.split("[ -]", number)
     return grouped_digits(number) if len(groups) == 1 else ", ".join(map(digits, groups))
+
+
+def _hash(match: re.Match[str]) -> str:
+    return f"{match[1].rstrip()} number"
 
 
 def _as_grouped(match: re.Match[str]) -> str:
@@ -90,9 +105,11 @@ def _code_part(part: str) -> str:
 _CUES = (
     r"pin|(?:pass|access|security|verification|authori[sz]ation|activation|discount|promo|zip|postal|sort)?[ -]?code|"
     r"confirmation|reference|tracking|routing|serial|passcode|password|ssn|extension|ext\.?|zip|"
+    r"otp|cvv2?|cvc2?|pnr|p\.?\ ?o\.?\ box|"
     r"ending\ in|ending\ with|ends\ in|ends\ with"
 )
-_SHORT_CUES = r"flight|room|suite|apartment|apt\.?|call|dial|text|enter"
+_LAST_CUES = r"last\ (?:four|4)(?:\ digits)?(?:\ (?:of|on)\ (?:your|the|my|a)\ [a-z]{1,20}+)?|ending"
+_SHORT_CUES = r"box|flight(?:\ (?-i:[A-Z]{2})(?=\ ))?|room|suite|apartment|apt\.?|call|dial|text|enter"
 _RECORD_CUES = (
     r"account|acct\.?|card|order|ticket|case|claim|policy|member(?:ship)?|customer|invoice|patient|prescription|rx|"
     r"phone|fax|licen[sc]e|employee|agent|id|badge|loan|che(?:ck|que)|meter|parcel|package|part|model|record|booking"
@@ -102,9 +119,18 @@ _NUMBER_LINK = r"\ (?:number|no\.?|id|\#)(?:\ (?:is|was))?:?\ ?\#?\ ?"
 
 
 def _digits_after(cues: str, link: str, at_least: int) -> Rule:
-    digits_pattern = rf"(?P<digits>[0-9]{{{at_least},}}+(?:[ -][0-9]{{2,6}}\b)*+)"
+    digits_pattern = rf"(?P<digits>[0-9]{{{at_least},}}+(?:-[0-9]{{1,12}}\b|\ [0-9]{{2,6}}\b)*+)"
     return rule(rf"\b(?P<cue>(?:{cues}){link}){digits_pattern}(?!\ ?[%°]){END}", _after_cue)
 
+
+_ENDING = r"(?:ending|ends|ended)(?:\ (?:in|with|on))?|last\ (?:four|4)(?:\ digits)?(?:\ (?:is|are))?"
+MASK_RULE = rule(
+    rf"(?<![\w*•·])(?P<cue>(?:{_ENDING}):?\ )?(?P<mask>"
+    r"(?:[*]{3,16}+|[x•·]{2,16}+)(?:[ -](?:[*]{2,16}+|[x•·]{2,16}+)){0,4}[ -]?|[*]{2}-|(?(cue)[*x•]))"
+    r"(?=[0-9]{2,6}(?![\w*]))",
+    _masked,
+)
+"""The signs that stand for the digits of a card which are not shown: "•••• 4242", "xxxx-4242", "ending in *4242"."""
 
 ADDRESS_RULES: tuple[Rule, ...] = (
     rule(r"(?<![\w.+@-])[\w.+-]{1,64}+@[a-z0-9-]{1,63}+(?:\.[a-z0-9-]{1,63}+)++", _email),
@@ -116,22 +142,35 @@ ADDRESS_RULES: tuple[Rule, ...] = (
     ),
 )
 
+
+def unmask(text: str) -> str:
+    pattern, say = MASK_RULE
+    return pattern.sub(say, text)
+
+
 RULES: tuple[Rule, ...] = (
     rule(
         r"(?<![\w.,-])(?P<number>"
         r"(?:\+?1[ .-])?(?:\([0-9]{3}\)\ ?|[0-9]{3}[ .-])[0-9]{3}[ .-][0-9]{4}"
-        r"|\+[0-9]{1,15}+(?:[ .-]\(?[0-9]{1,14}+\)?){0,5}"
+        r"|\+[0-9]{1,15}+(?:[ .-]?\([0-9]{1,5}\)[ .-]?[0-9]{1,14}+|[ .-][0-9]{1,14}+){0,5}"
+        r"|(?:0[0-9]{2,4}|\(0[0-9]{1,4}\))\ (?:[0-9]{3,4}[ -][0-9]{3,4}|[0-9]{5,8})"
         r"|[0-9]{3}-[0-9]{4})(?![\w-]|[.,][0-9])"
         r"(?:,?\ ?(?:x|ext\.?|extension)\ ?(?P<extension>[0-9]{1,6})\b)?",
         _phone,
     ),
-    rule(r"(?<!\w)(?:x|ext\.?\ ?)([0-9]{1,6})\b", _extension),
+    rule(r"(?<!\w)ext\.?\ ?([0-9]{1,6})\b", _extension),
+    rule(r"(?<=\b(?:call|dial)\ )x([0-9]{1,6})\b", _extension),
+    rule(r"(?<!\w)x([0-9]{1,6})\b", _after_x),
+    rule(rf"\b((?:{_RECORD_CUES}|confirmation|reference|tracking|serial)\ ?)\#(?=\ (?:is|was|for|on)\b|:)", _hash),
+    rule(r"\#\ ?(?=[A-Z]{1,5}-?[0-9])", lambda _: "number ", capitals=True),
     _digits_after(_CUES, _LINK, 2),
+    _digits_after(_LAST_CUES, _LINK, 4),
     _digits_after(_SHORT_CUES, _LINK, 3),
     _digits_after(_RECORD_CUES, _NUMBER_LINK, 2),
     _digits_after(_RECORD_CUES, _LINK, 4),
     rule(r"(?<![\w.,-])[0-9](?:-[0-9]){2,}+(?![\w-])", lambda match: digits(match[0].replace("-", ""))),  # 9-1-1
-    rule(rf"{START}[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}(?![\w-])", _as_grouped),  # social security number
+    rule(r"(?<![\w.,-])[0-9]++(?:-[0-9]++){2,}+(?![\w-]|[.,][0-9])", _as_grouped),  # social security, orders
+    rule(rf"{START}[0-9]{{5}}-[0-9]{{4}}(?![\w-])", _as_grouped),  # ZIP+4
     rule(rf"{START}[0-9]{{4}}(?:[ -][0-9]{{4}}){{2,3}}(?![\w-])", _as_grouped),  # card
 )
 

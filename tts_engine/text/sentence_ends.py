@@ -42,6 +42,15 @@ STARTERS = _words(
 )
 "Capitalised, these begin a sentence rather than go on with a name."
 
+AFTER_TIMES = _words(
+    "monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri sat sun january "
+    "february march april may june july august september october november december jan feb mar apr jun jul aug sep "
+    "sept oct nov dec eastern central mountain pacific atlantic london new york est edt et cst cdt ct mst mdt mt pst "
+    "pdt pt utc gmt bst cet cest local"
+)
+"Capitalised, these go on with a time of day."
+
+_TIMES = _words("a.m p.m am pm")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 _ENUMERATOR = re.compile(r"\(?(?:\d{1,3}|[^\W\d_])")
 _ELLIPSIS = ("..", "…")
@@ -71,6 +80,8 @@ def ends_sentence(word: str, following: str, *, first: bool) -> bool:
         return False
     if stem in BEFORE_NUMBERS and following[:1].isdigit():
         return False
+    if stem in _TIMES:
+        return following[:1].isupper() and following.rstrip(".,;:!?…" + CLOSERS).lower() not in AFTER_TIMES
     if _is_abbreviation(stem):
         return following[:1].isupper() and following.rstrip(".,;:!?…" + CLOSERS).lower() in STARTERS
     return not goes_on

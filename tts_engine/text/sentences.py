@@ -37,6 +37,13 @@ _TAG_WORD = re.compile(rf"(?:{TAG.pattern})+[.,!?]?", re.IGNORECASE | re.ASCII)
 _ATOM = re.compile(rf"{TAG.pattern}|.", re.IGNORECASE | re.ASCII | re.DOTALL)
 _CLAUSE_END = re.compile(rf"[,;:—–][{re.escape(CLOSERS)}]*$|^--?$")
 _NOT_OF_NUMBERS = ".,;:—–-" + CLOSERS
+_ENDS_NUMBER = re.compile(r"[0-9](?:st|nd|rd|th)?\Z", re.IGNORECASE)
+_ENTITY = re.compile(r"&#?\w{1,8};\Z")
+_DAY_OR_MONTH = re.compile(
+    r"(?:mon|tues|wednes|thurs|fri|satur|sun)day|january|february|march|april|may|june|july|august|(?:sept|nov|dec)ember"
+    r"|october",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +261,26 @@ class SentenceSplitter:
 
 
 def _clause_ends(word: _Word, following: _Word) -> bool:
-    return _CLAUSE_END.search(word.text) is not None and not _is_number_between(word, following)
+    return (
+        _CLAUSE_END.search(word.text) is not None
+        and _ENTITY.search(word.text) is None
+        and not _is_number_between(word, following)
+        and not _is_date_between(word, following)
+    )
+
+
+def _is_date_between(word: _Word, following: _Word) -> bool:
+    """Whether a date may go on: "Mon., | Dec 5", "Monday, | November 23rd", "November, | 2026"."""
+    core = word.text.rstrip(CLOSERS)
+    if core.endswith(".,"):  # an abbreviation
+        return True
+    goes_on = following.letter.isupper() or following.letter.isdigit()
+    return goes_on and _DAY_OR_MONTH.fullmatch(core.rstrip(",").lstrip(OPENERS)) is not None
 
 
 def _is_number_between(word: _Word, following: _Word) -> bool:
     """Whether a number may go on: "Nov 22, | 2026", "(555) | 123 4567"."""
-    return word.text.rstrip(_NOT_OF_NUMBERS)[-1:].isdigit() and following.letter.isdigit()
+    return _ENDS_NUMBER.search(word.text.rstrip(_NOT_OF_NUMBERS)[-3:]) is not None and following.letter.isdigit()
 
 
 def split(

@@ -109,3 +109,24 @@ def test_ten_thousand_characters(piece):
 def test_tags_are_written_as_the_tokenizer_knows_them_with_and_without_the_telephone_reading() -> None:
     for telephone_reading in (True, False):
         assert prepare("Oh [Laugh] no.", telephone_reading=telephone_reading) == ["Oh [laugh] no."]
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("See [here](https://x.com/a) &amp; wait.", ["See here and wait."]),
+        ("Your card is ***-4242 today.", ["Your card is ending in four two four two today."]),
+        ("Please hold the line for one moment longer; we are nearly there now.",
+         ["Please hold the line for one moment longer.", "We are nearly there now."]),
+        ("The notice was posted on the board on Nov. 3rd, 2026 at noon.",
+         ["The notice was posted on the board on November third, twenty twenty-six at noon."]),
+        ("Your appointment with Doctor Lee is on Mon., Dec 5.",
+         ["Your appointment with Doctor Lee is on Mon., December fifth."]),
+        ("Your appointment with us has been moved to Monday, November 23rd.",
+         ["Your appointment with us has been moved to Monday, November twenty-third."]),
+        ("Please come to the clinic at 3 p.m. Dr. Smith will see you.",
+         ["Please come to the clinic at three PM.", "Dr. Smith will see you."]),
+    ],
+)  # fmt: skip
+def test_what_was_said_wrongly(text: str, segments: list[str]) -> None:
+    assert prepare(text) == segments

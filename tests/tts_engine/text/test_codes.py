@@ -17,7 +17,7 @@ from tts_engine.text.telephone import read_for_telephone
         ("+44 20 7946 0958", "plus four four, two zero, seven nine four six, zero nine five eight"),
         ("555-0123 x123", "five five five, zero one two three, extension one two three"),
         ("555-0123, ext. 42", "five five five, zero one two three, extension four two"),
-        ("x9", "extension nine"),
+        ("call x9", "call extension nine"),
         ("1-800-FLOWERS", "one, eight zero zero, FLOWERS"),
         ("dial 9-1-1", "dial nine one one"),
         ("call 911", "call nine one one"),

@@ -34,7 +34,7 @@ NOVEMBER_2026 = "November twenty-second, twenty twenty-six"
         ("You may 5 times", "You may five times"),
         ("2026-11-22T14:05", f"{NOVEMBER_2026} at fourteen oh five"),
         ("2026-11-22 09:30:00Z", f"{NOVEMBER_2026} at nine thirty and zero seconds"),
-        ("13/13/2026", "thirteen/thirteen/twenty twenty-six"),
+        ("13/13/2026", "thirteen/thirteen/two thousand twenty-six"),
         ("the 1990s", "the nineteen nineties"),
         ("the '80s", "the eighties"),
         ("the 2020s", "the twenty twenties"),
@@ -68,7 +68,7 @@ def test_dates(written, said):
         ("between 9:30 and 11:45 in the morning", "between nine thirty and eleven forty-five in the morning"),
         ("at 8 and 9", "at eight and nine"),
         ("10 amazing offers", "ten amazing offers"),
-        ("a 16:9 screen", "a sixteen:nine screen"),
+        ("a 16:9 screen", "a sixteen to nine screen"),
     ],
 )
 def test_times(written, said):
