@@ -2,7 +2,8 @@
 
     python -m benchmarks.chatterbox --weights DIR [--device cuda] [--precision bfloat16] [--reference]
 
-Random weights (benchmarks/make_checkpoint.py) cost what real ones do: lengths are fixed, STOP is made impossible.
+The plain modules, an utterance at a time; benchmarks/serving.py measures the engine. Random
+weights (benchmarks/make_checkpoint.py) cost what real ones do: lengths are fixed, STOP is made impossible.
 """
 
 from __future__ import annotations
@@ -92,20 +93,17 @@ def _ours(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtyp
     ours = Ours(arguments.weights, device, dtype)
     count, repeat = arguments.tokens, arguments.repeat
     result: dict[str, Any] = {}
-    for graphs in (False, True) if device.type == "cuda" else (False,):
-        ours.use(graphs=graphs)
-        label = "graph_" if graphs else ""
-        loop = milliseconds(lambda: list(ours.speech_tokens(TEXT_TOKENS, count)), device, max(1, repeat // 2))
-        result[f"{label}t3_ms_token"] = loop / count
-        result |= {label + key: value for key, value in _parts(ours, arguments, device).items()}
-        for name, policy in (("streamed", ChunkPolicy()), ("whole", WHOLE)):
-            ours.say(TEXT_TOKENS, count, policy)
-            runs = [ours.say(TEXT_TOKENS, count, policy) for _ in range(repeat)]
-            seconds = runs[0][2] / 24000
-            result[f"{label}{name}_first_chunk_ms"] = statistics.median(run[0] for run in runs)
-            result[f"{label}{name}_ms"] = statistics.median(run[1] for run in runs)
-            result[f"{label}{name}_rtf"] = result[f"{label}{name}_ms"] / 1000 / seconds
-            result["speech_s"] = seconds
+    loop = milliseconds(lambda: list(ours.speech_tokens(TEXT_TOKENS, count)), device, max(1, repeat // 2))
+    result["t3_ms_token"] = loop / count
+    result |= _parts(ours, arguments, device)
+    for name, policy in (("streamed", ChunkPolicy()), ("whole", WHOLE)):
+        ours.say(TEXT_TOKENS, count, policy)
+        runs = [ours.say(TEXT_TOKENS, count, policy) for _ in range(repeat)]
+        seconds = runs[0][2] / 24000
+        result[f"{name}_first_chunk_ms"] = statistics.median(run[0] for run in runs)
+        result[f"{name}_ms"] = statistics.median(run[1] for run in runs)
+        result[f"{name}_rtf"] = result[f"{name}_ms"] / 1000 / seconds
+        result["speech_s"] = seconds
     result["peak_mb"] = peak_mb(device)
     return result
 
@@ -156,7 +154,7 @@ def _report(results: dict[str, Any], arguments: argparse.Namespace, device: torc
     rows = []
     for key, value in ours.items():
         # What the reference has no counterpart for is compared with what it does instead.
-        other = reference.get(key.removeprefix("graph_").replace("streamed", "whole"))
+        other = reference.get(key.replace("streamed", "whole"))
         rows.append((key, value, other, other / value if other and value else None))
     print(table(rows, ("", "ours", "reference", "ratio")))
     print(table(results["load"].items(), ("loading", "")))

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import structlog
 
+from mediaserver.call_engines import CallEngine
 from mediaserver.config import CallsConfig, RtpConfig
 from mediaserver.negotiation import MediaFormat, Negotiator, NotAcceptableError
 from mediaserver.refusal import RefusedError
@@ -18,12 +19,11 @@ from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.session import RtpSession, SendFormat
 from mediaserver.speech_order import SpeechOrder, parse_order
-from mediaserver.speech_queue import MAX_BUFFERED_S, QueueFullError, SpeechQueue
+from mediaserver.speech_queue import MAX_BUFFERED_S, QueueFullError, SpeechLimits, SpeechQueue
 from sip.invite_session import EndCause, InviteSession, Reply
 from sip.message import IncomingRequest
 from sip.sdp import CONTENT_TYPE as SDP_TYPE
 from sip.sdp import SdpError
-from tts_engine.engine import Engine
 from tts_engine.errors import EngineError, TextTooLongError, UnknownVoiceError
 
 QUEUE_RETRY_S = "5"
@@ -56,7 +56,6 @@ _REASONS = {
 class CallServices:
     """What all calls share."""
 
-    engine: Engine
     pacer: PacerThread
     calls: CallsConfig
     rtp: RtpConfig
@@ -69,6 +68,7 @@ class CallLeg:
     def __init__(
         self,
         services: CallServices,
+        engine: CallEngine,
         session: InviteSession,
         order: SpeechOrder,
         endpoint: RtpEndpoint,
@@ -76,6 +76,7 @@ class CallLeg:
     ) -> None:
         """Negotiates and begins to synthesise. Raises RefusedError."""
         self.session = session
+        self.engine = engine
         self.end_reason: EndReason | None = None
         self._loop = asyncio.get_running_loop()
         self.log = structlog.get_logger("call").bind(call_id=session.request.call_id)
@@ -87,9 +88,10 @@ class CallLeg:
         self._local_sdp, self._media = self._negotiate(order.sdp)
         self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S)
         self.speech = SpeechQueue(
-            services.engine,
+            engine.engine,
             self.playout,
-            services.calls.max_queued_chars,
+            SpeechLimits(services.calls.max_queued_chars, services.calls.speech_wait_s),
+            engine.measures,
             self._hang_up_if_done,
             self._speech_failed,
             self.log,
@@ -99,15 +101,15 @@ class CallLeg:
         self._paced = False
         self._timers: list[asyncio.TimerHandle] = []
         self._began = self._loop.time()
-        self._voice = order.voice
+        self._voice = self._known(order.voice)
         self._hang_up_when_idle = order.hang_up
         self._ended = False
         if order.text is not None:
-            self._check(order.text, order.voice)
-            self.speech.say(order.text, order.voice)
+            self._check(order.text, self._voice)
+            self.speech.say(order.text, self._voice)
         else:
-            self._check("", order.voice)
-            self.speech.say(services.calls.greeting, order.voice)
+            self._check("", self._voice)
+            self.speech.say(services.calls.greeting, self._voice)
 
     # The call's beginning:
 
@@ -161,8 +163,9 @@ class CallLeg:
         """More text, another wish about the end, or: stop speaking."""
         try:
             order = parse_order(request, ("text/plain",))
+            voice = self._known(order.voice) if order.voice else self._voice
             if order.text is not None:
-                self._check(order.text, order.voice or self._voice, behind_queue=not order.clear)
+                self._check(order.text, voice, behind_queue=not order.clear)
         except RefusedError as error:
             self.log.info("info_refused", code=error.fault.code, reason=error.fault.reason)
             return error.reply
@@ -171,11 +174,18 @@ class CallLeg:
             self.speech.clear()
         self._hang_up_when_idle = self._hang_up_when_idle or order.hang_up
         if order.text is not None:
-            self.speech.say(order.text, order.voice or self._voice)
+            self.speech.say(order.text, voice)
         self._loop.call_soon(self._hang_up_if_done)  # after our 200
         return Reply(200)
 
     # Speech:
+
+    def _known(self, voice: str | None) -> str | None:
+        """The voice that this call's engine is to speak with."""
+        chosen = self.engine.voice(voice)
+        if chosen != voice:
+            self.log.warning("voice_replaced", voice=voice, by=self.engine.engine.default_voice)
+        return chosen
 
     def _check(self, text: str, voice: str | None, *, behind_queue: bool = True) -> None:
         """Raises RefusedError with what a caller should be told."""
@@ -248,6 +258,8 @@ class CallLeg:
         before, self._media = self._media, media
         if media == before:
             return
+        if media.sending and (before is None or not before.sending):
+            self.speech.listening()
         paced = self._paced
         if media.ptime_ms != self.rtp.interval_ms:
             self._unpace()
@@ -262,6 +274,7 @@ class CallLeg:
     def _pace(self) -> None:
         if not self._paced and self._media is not None:
             self._paced = True
+            self.speech.listening()
             self._services.pacer.add(self.rtp)
 
     def _unpace(self) -> None:
@@ -309,6 +322,7 @@ class CallLeg:
             cleared=counters.cleared,
             failed=counters.failed,
             unspeakable=counters.unspeakable,
+            waited=counters.waited,
             packets_sent=rtp.sent.packets,
             underruns=self.playout.underruns,
             packets_received=rtp.received.packets,

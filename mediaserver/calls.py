@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
 
+from mediaserver.call_engines import CallEngine, CallEngines
 from mediaserver.call_leg import CallLeg, CallServices, EndReason
 from mediaserver.config import Config
 from mediaserver.refusal import RefusedError
@@ -23,7 +25,7 @@ from sip.invite_session import InviteSession
 from sip.message import SocketAddress
 from sip.transport import is_unspecified
 from sip.user_agent import ACCEPTED_TYPES
-from tts_engine.engine import Engine
+from tts_engine.errors import EngineBusyError, EngineError
 
 _log = structlog.get_logger("calls")
 
@@ -57,37 +59,35 @@ def leg_counts(leg: CallLeg) -> dict[str, int]:
         "speech_cleared": speech.cleared,
         "speech_failed": speech.failed,
         "speech_unspeakable": speech.unspeakable,
+        "speech_waited": speech.waited,
     }
 
 
 class Calls:
     """The application behind the user agent: it makes a call leg of each INVITE that can be served."""
 
-    def __init__(self, config: Config, engine: Engine, local_host: Callable[[SocketAddress], str]) -> None:
+    def __init__(self, config: Config, engines: CallEngines, local_host: Callable[[SocketAddress], str]) -> None:
         """local_host: our address as the given caller sees it. Raises ValueError for a port range without a port."""
         self.totals = CallTotals()
         self.pacer = PacerThread(self._leg_failed)
+        self.engines = engines
         self.draining = False
         self.legs: set[CallLeg] = set()
         self._config = config
-        self._engine = engine
         self._local_host = local_host
         self._loop = asyncio.get_running_loop()
         self._ports = PortAllocator(config.rtp_host, config.rtp.port_min, config.rtp.port_max)
-        self._services = CallServices(engine, self.pacer, config.calls, config.rtp, self._leg_ended)
+        self._services = CallServices(self.pacer, config.calls, config.rtp, self._leg_ended)
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def available(self) -> Fault | None:
         """Why no call would be taken now."""
-        retry = self._retry_after()
-        if self.draining:
-            return Fault(503, "Server Is Shutting Down", retry)
-        if not self._engine.ready:
-            return Fault(503, "Speech Engine Is Not Ready", retry)
-        if len(self.legs) >= self._config.calls.max_calls:
-            return Fault(503, "Call Limit Reached", retry)
+        try:
+            self._admit()
+        except RefusedError as error:
+            return error.fault
         return None
 
     def invited(self, session: InviteSession) -> None:
@@ -102,6 +102,8 @@ class Calls:
         self.legs.add(leg)
         self._empty.clear()
         leg.log.info("call_offered", source=session.request.source[0], target=str(session.request.message.uri))
+        if leg.engine.overflow is not None:
+            leg.log.warning("call_overflowed", engine=leg.engine.engine.name, reason=str(leg.engine.overflow))
         task = asyncio.ensure_future(self._answer(leg))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -119,11 +121,21 @@ class Calls:
         for leg in list(self.legs):
             leg.end(EndReason.DRAINED)
 
+    def _admit(self) -> CallEngine:
+        """The engine for a further call. Raises RefusedError: none can be taken now."""
+        if self.draining:
+            raise RefusedError(503, "Server Is Shutting Down", self._retry_after())
+        if len(self.legs) >= self._config.calls.max_calls:
+            raise RefusedError(503, "Call Limit Reached", self._retry_after())
+        try:
+            return self.engines.choose()
+        except EngineError as error:
+            wait = error.retry_after if isinstance(error, EngineBusyError) else None
+            raise RefusedError(503, f"Speech Engine: {error}", self._retry_after(wait)) from None
+
     def _make_leg(self, session: InviteSession) -> CallLeg:
         """Raises RefusedError."""
-        fault = self.available()
-        if fault is not None:
-            raise RefusedError(fault.code, fault.reason, fault.headers)
+        engine = self._admit()
         order = parse_order(session.request, ACCEPTED_TYPES)
         try:
             endpoint = RtpEndpoint(self._ports.allocate())
@@ -132,10 +144,12 @@ class Calls:
             raise RefusedError(503, "No RTP Port Is Left", self._retry_after()) from None
         try:
             address = self._advertised(session), endpoint.address[1]
-            return CallLeg(self._services, session, order, endpoint, address)
+            leg = CallLeg(self._services, engine, session, order, endpoint, address)
         except BaseException:
             endpoint.close()
             raise
+        self.engines.count(engine)
+        return leg
 
     def _advertised(self, session: InviteSession) -> str:
         """The address that this caller is told to send its media to."""
@@ -145,8 +159,11 @@ class Calls:
         bound = self._config.rtp_host
         return self._local_host(session.request.source) if is_unspecified(bound) else bound
 
-    def _retry_after(self) -> tuple[tuple[str, str], ...]:
-        return (("Retry-After", str(self._config.calls.retry_after_s)),)
+    def _retry_after(self, seconds: float | None = None) -> tuple[tuple[str, str], ...]:
+        """The header, rounded up to whole seconds; as configured where nothing better is known."""
+        if seconds is None or not math.isfinite(seconds):
+            seconds = self._config.calls.retry_after_s
+        return (("Retry-After", str(max(1, math.ceil(seconds)))),)
 
     def _refuse(self, session: InviteSession, fault: Fault) -> None:
         self.totals.refused[fault.code] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
@@ -101,6 +102,7 @@ class CallsConfig(_Section):
     greeting: str = "Hello, this is Chatterline. The call works, but nobody has told me yet what to say."
     max_text_chars: Annotated[int, Field(ge=1, le=20_000)] = 2000
     max_queued_chars: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    speech_wait_s: Annotated[float, Field(ge=0, le=60)] = 3.0
     max_duration_s: Seconds = 7200.0
     drain_s: Seconds = 60.0
 
@@ -123,11 +125,15 @@ class ChatterboxConfig(_Section):
 
     model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-turbo"
     nano_model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-nano"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    devices: Literal["auto"] | tuple[str, ...] = "auto"
+    backend: Literal["auto", "cuda-graphs", "eager"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     voices_dir: str = ""
     default_voice: str = "default"
-    max_streams: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_streams: Annotated[int, Field(ge=1, le=10_000)] = 200
+    max_first_audio_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
+    kv_memory_mb: Annotated[int, Field(ge=64, le=1_000_000)] = 2048
+    ahead_s: Annotated[float, Field(ge=2, le=600)] = 12.0
     telephone_reading: bool = True
     max_segment_chars: Annotated[int, Field(ge=60, le=400)] = 300
     watermark: bool = False
@@ -136,11 +142,39 @@ class ChatterboxConfig(_Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     repetition_penalty: Annotated[float, Field(ge=1, le=2)] = 1.2
 
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _devices(cls, given: object) -> object:
+        """A tuple of distinct devices, or "auto": every GPU there is."""
+        if given == "auto":
+            return given
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or not names or not all(map(_is_device, names)):
+            raise ValueError('must be "auto", "cpu", or a list of GPUs such as ["cuda:0", "cuda:1"]')
+        devices = tuple("cuda:0" if name == "cuda" else name for name in names)
+        if len(set(devices)) < len(devices):
+            raise ValueError("names a device twice")
+        if "cpu" in devices and len(devices) > 1:
+            raise ValueError("cpu stands alone")
+        return devices
+
+    @model_validator(mode="after")
+    def _graphs_have_a_gpu(self) -> Self:
+        if self.backend == "cuda-graphs" and self.devices == ("cpu",):
+            raise ValueError('backend "cuda-graphs" needs a GPU: devices is "cpu"')
+        return self
+
+
+def _is_device(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d{1,2})?", name) is not None
+
 
 class TtsConfig(_Section):
     """[tts]"""
 
     engine: Literal["auto", "embedded", "chatterbox", "chatterbox-nano"] = "auto"
+    overflow: Literal["refuse", "embedded"] = "refuse"
+    overflow_max_streams: Annotated[int, Field(ge=1, le=1024)] = 50
     default_voice: str = "heart"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     seed: int = 0

@@ -44,7 +44,7 @@ def choose(config: TtsConfig) -> Choice:
 
 def _why_not_chatterbox(config: ChatterboxConfig) -> str:
     """What `auto` lacks for Chatterbox, "" if nothing; the dear question, torch, comes last."""
-    if config.device == "cpu" or not _has_nvidia_driver():
+    if config.devices == ("cpu",) or not _has_nvidia_driver():
         return "no GPU"
     absent = missing_packages()
     if absent:
@@ -82,6 +82,13 @@ def make_engine(config: TtsConfig, max_streams: int, max_text_chars: int, choice
     return _chatterbox(config, kind, max_streams, max_text_chars)
 
 
+def make_overflow_engine(config: TtsConfig, kind: Kind, max_text_chars: int) -> Engine | None:
+    """The engine for calls that the one of that kind has no room for, if one is configured. Raises EngineError."""
+    if config.overflow in {"refuse", kind}:
+        return None
+    return _embedded(config, config.overflow_max_streams, max_text_chars)
+
+
 def voices_directory(config: TtsConfig) -> Path:
     """Where voices lie: as configured, else systemd's StateDirectory, else the user's data directory (XDG)."""
     if config.chatterbox.voices_dir:
@@ -111,13 +118,18 @@ def _embedded(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engin
 def _chatterbox(config: TtsConfig, kind: Kind, max_streams: int, max_text_chars: int) -> Engine:
     # Imported here: torch takes seconds and a quarter of a gigabyte that the embedded voice does not need.
     from tts_engine.chatterbox.sampling import SamplingSettings  # noqa: PLC0415
-    from tts_engine.serving.engine import ChatterboxEngine, ChatterboxSettings  # noqa: PLC0415
+    from tts_engine.serving.engine import ChatterboxEngine  # noqa: PLC0415
+    from tts_engine.serving.settings import ChatterboxSettings  # noqa: PLC0415
 
     given = config.chatterbox
     settings = ChatterboxSettings(
         model=given.model if kind == "chatterbox" else given.nano_model,
-        device=given.device,
+        devices=() if given.devices == "auto" else given.devices,
+        backend=given.backend,
         precision=given.precision,
+        kv_memory_mb=given.kv_memory_mb,
+        ahead_seconds=given.ahead_s,
+        max_first_audio_seconds=given.max_first_audio_ms / 1000,
         voices_dir=voices_directory(config),
         default_voice=given.default_voice,
         telephone_reading=given.telephone_reading,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -15,6 +17,13 @@ from mediaserver.config import MetricsConfig
 from mediaserver.rtp.pacer import LATENESS_BOUNDS
 from sip.stats import SipStats
 from tts_engine.engine import Engine
+from tts_engine.measures import Counter as CounterMeasure
+from tts_engine.measures import Gauge, Histogram, Measure
+
+_log = structlog.get_logger("metrics")
+
+_Labelled = tuple[Measure, dict[str, str]]
+"A measure and all its labels."
 
 _SUMS = {
     "rtp_packets_sent": "RTP packets sent",
@@ -29,6 +38,7 @@ _SUMS = {
     "speech_cleared": "Utterances cleared before their end",
     "speech_failed": "Utterances that the engine failed on",
     "speech_unspeakable": "Texts with nothing speakable in them",
+    "speech_waited": "Utterances that the engine had no room for at first",
 }
 "Keys of leg_counts()."
 
@@ -44,24 +54,25 @@ _SIP = {
 
 
 class _ServerCollector(Collector):
-    def __init__(self, calls: Calls, sip: SipStats, engine: Engine) -> None:
+    def __init__(self, calls: Calls, sip: SipStats) -> None:
         self._calls = calls
         self._sip = sip
-        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
         """All families; called by the exporter's thread, which may see a counter a moment old."""
         yield from self._collect_calls()
         yield from self._collect_sip()
         yield from self._collect_pacer()
+        yield from self._collect_engines()
 
     def _collect_calls(self) -> Iterator[Metric]:
         calls = self._calls
         yield GaugeMetricFamily("chatterline_calls", "Calls now", len(calls.legs))
-        yield GaugeMetricFamily("chatterline_engine_ready", "Whether the engine takes requests", self._engine.ready)
         yield CounterMetricFamily("chatterline_calls_offered", "INVITEs for new calls", calls.totals.offered)
         yield _labelled("chatterline_calls_refused", "Calls refused", "code", calls.totals.refused)
         yield _labelled("chatterline_calls_ended", "Calls ended", "reason", calls.totals.ended)
+        text = "Calls given to the overflow engine, by what the configured one was"
+        yield _labelled("chatterline_calls_overflowed", text, "reason", calls.engines.overflowed)
         sums = Counter(calls.totals.sums)
         for leg in calls.legs.copy():
             sums.update(leg_counts(leg))
@@ -90,6 +101,51 @@ class _ServerCollector(Collector):
         text = "Calls taken off the pacer because sending failed"
         yield CounterMetricFamily("chatterline_pacer_failures", text, metrics.failures)
 
+    def _collect_engines(self) -> Iterator[Metric]:
+        engines = self._calls.engines
+        ready = GaugeMetricFamily("chatterline_engine_ready", "Whether the engine takes requests", labels=["engine"])
+        for engine in engines.all:
+            ready.add_metric([engine.name], engine.ready)
+        yield ready
+        yield from _families("chatterline_engine_", [pair for engine in engines.all for pair in _measures_of(engine)])
+        yield from _families("chatterline_", [(measure, dict(measure.labels)) for measure in engines.speech_measures])
+
+
+def _measures_of(engine: Engine) -> Iterator[_Labelled]:
+    for measure in engine.measures:
+        yield measure, {"engine": engine.name, **measure.labels}
+
+
+def _families(prefix: str, labelled: Iterable[_Labelled]) -> Iterator[Metric]:
+    """Measures of one name and kind together, as the format demands."""
+    families: dict[tuple[str, str], Metric] = {}
+    for measure, labels in labelled:
+        name, kind = prefix + measure.name, type(measure).__name__.lower()
+        family = families.setdefault((name, kind), Metric(name, measure.text, kind))
+        for suffix, extra, value in _samples(measure):
+            family.add_sample(name + suffix, {**labels, **extra}, value)
+    yield from families.values()
+
+
+def _samples(measure: Measure) -> Iterator[tuple[str, dict[str, str], float]]:
+    """What is exported of a measure: (suffix of the name, further labels, value)."""
+    if isinstance(measure, Histogram):
+        counts = measure.cumulative()
+        for bound, count in zip([*map(str, measure.bounds), "+Inf"], counts, strict=True):
+            yield "_bucket", {"le": bound}, count
+        yield "_count", {}, counts[-1]
+        yield "_sum", {}, measure.sum
+    else:
+        yield "_total" if isinstance(measure, CounterMeasure) else "", {}, _value(measure)
+
+
+def _value(measure: CounterMeasure | Gauge) -> float:
+    try:
+        return measure.value
+    except Exception:  # noqa: BLE001  an engine's own code: after a GPU fault a reading may raise anything
+        _log.warning("measure_unreadable", measure=measure.name)
+        return math.nan
+
 
 def _labelled(name: str, text: str, label: str, counts: Counter[str] | Counter[int]) -> Metric:
     family = CounterMetricFamily(name, text, labels=[label])
@@ -98,11 +154,11 @@ def _labelled(name: str, text: str, label: str, counts: Counter[str] | Counter[i
     return family
 
 
-def make_registry(calls: Calls, sip: SipStats, engine: Engine) -> CollectorRegistry:
+def make_registry(calls: Calls, sip: SipStats) -> CollectorRegistry:
     """A registry of its own: nothing of the process's default one."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     registry = CollectorRegistry()
-    registry.register(_ServerCollector(calls, sip, engine))
+    registry.register(_ServerCollector(calls, sip))
     ProcessCollector(registry=registry)
     return registry
 

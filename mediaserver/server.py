@@ -12,14 +12,17 @@ from collections.abc import AsyncIterator
 import structlog
 
 from mediaserver import __version__, systemd
+from mediaserver.call_engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
-from mediaserver.engines import choose, make_engine
+from mediaserver.engine_watch import EngineWatch
+from mediaserver.engines import choose, make_engine, make_overflow_engine
 from mediaserver.metrics import MetricsServer, make_registry
 from sip.access import AccessList
 from sip.timers import TimerValues
 from sip.transport import UdpTransport, host_port
 from sip.user_agent import UserAgent, UserAgentConfig
+from tts_engine.engine import Engine
 from tts_engine.errors import EngineError
 
 _log = structlog.get_logger("server")
@@ -30,6 +33,9 @@ would wait that long, once for each thread before it, whenever workers are busy 
 
 SPARE_STREAMS = 8
 "Beyond one a call: the stream of a call that has just ended may still be closing."
+
+LOOK_S = 0.5
+"How often the engines are looked at, to say when one is down or up again; calls do not wait for that."
 
 FAREWELL_S = 2.0
 "How long to wait for answers to our BYEs before the socket is closed."
@@ -49,6 +55,7 @@ class Server:
         choice = choose(config.tts)
         _log.info("engine", engine=choice.kind, reason=choice.reason)
         self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit, choice)
+        self.overflow = make_overflow_engine(config.tts, choice.kind, text_limit)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -61,39 +68,32 @@ class Server:
         """Start, serve, drain, stop. Raises StartError."""
         self._hurry = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self._running_engine())
+            await stack.enter_async_context(_running(self.engine))
+            if self.overflow is not None:
+                await stack.enter_async_context(_running(self.overflow))
             calls, agent = await self._start_serving(stack)
             _settle_memory()
             address = host_port((self._config.sip.host, self._config.sip.port))
-            _log.info("ready", version=__version__, sip=address, voices=self.engine.voices)
-            systemd.notify(f"READY=1\nSTATUS=Serving SIP on {address}")
-            await self._serve(calls)
+            overflow = None if self.overflow is None else self.overflow.name
+            _log.info("ready", version=__version__, sip=address, voices=self.engine.voices, overflow=overflow)
+            watch = EngineWatch(calls.engines, f"Serving SIP on {address}", asyncio.get_running_loop().time())
+            systemd.notify(f"READY=1\nSTATUS={watch.status}")
+            await self._serve(calls, watch)
             systemd.notify("STOPPING=1\nSTATUS=Draining")
             await self._drain(calls, agent)
         _log.info("stopped")
 
-    @contextlib.asynccontextmanager
-    async def _running_engine(self) -> AsyncIterator[None]:
-        try:
-            await self.engine.start()
-        except Exception as error:
-            raise StartError(f"speech engine: {error}") from error
-        try:
-            yield
-        finally:
-            await self.engine.stop()
-
     async def _start_serving(self, stack: contextlib.AsyncExitStack) -> tuple[Calls, UserAgent]:
         config = self._config
         transport = UdpTransport(config.sip.advertised_host)
-        calls = Calls(config, self.engine, lambda caller: transport.advertised(caller)[0])
+        calls = Calls(config, CallEngines(self.engine, self.overflow), lambda caller: transport.advertised(caller)[0])
         agent_config = UserAgentConfig(
             server_name=f"Chatterline/{__version__}",
             access=AccessList(config.sip.allow),
             timers=_timers(config.sip.t1_ms / 1000),
         )
         agent = UserAgent(calls, agent_config, transport)
-        registry = make_registry(calls, agent.stats, self.engine)
+        registry = make_registry(calls, agent.stats)
         try:
             stack.callback(MetricsServer(config.metrics, registry).close)
         except OSError as error:
@@ -109,13 +109,15 @@ class Server:
         stack.callback(agent.close)
         return calls, agent
 
-    async def _serve(self, calls: Calls) -> None:
+    async def _serve(self, calls: Calls, watch: EngineWatch) -> None:
         """Until asked to stop; the watchdog is fed by the loop that serves, while the pacer's thread lives."""
         interval = systemd.watchdog_interval()
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(interval):
+                async with asyncio.timeout(min(interval or LOOK_S, LOOK_S)):
                     await self._stop.wait()
+            if watch.look(asyncio.get_running_loop().time()):
+                systemd.notify(f"STATUS={watch.status}")
             if interval is not None and calls.pacer.alive:
                 systemd.notify("WATCHDOG=1")
 
@@ -134,6 +136,19 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await agent.wait_idle()
+
+
+@contextlib.asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[None]:
+    """Raises StartError."""
+    try:
+        await engine.start()
+    except Exception as error:
+        raise StartError(f"speech engine: {error}") from error
+    try:
+        yield
+    finally:
+        await engine.stop()
 
 
 def _timers(t1: float) -> TimerValues:

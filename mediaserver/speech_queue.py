@@ -7,6 +7,7 @@ utterance, and clear() reaches every stage at once: queued text, running synthes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from mediaserver.patience import Patience
 from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
+from mediaserver.speech_measures import SpeechMeasures
 from tts_engine.engine import BYTES_PER_SAMPLE, Engine, PcmChunk, SpeechRequest, SpeechStream
-from tts_engine.errors import EngineError
+from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError
 
 SAMPLE_RATE = 8000  # G.711
 BUFFER_AHEAD_S = 5.0
@@ -46,7 +49,19 @@ class SpeechCounters:
     "Ended early by an error of the engine's."
     unspeakable: int = 0
     "Utterances in whose text there was nothing to speak."
+    waited: int = 0
+    "Utterances that the engine had no room for at first."
     synthesised_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechLimits:
+    """What one call may ask of its queue."""
+
+    max_queued_chars: int
+    "Of text that waits."
+    wait_s: float = 0.0
+    "How long a text waits for an engine that is busy or not ready."
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +71,12 @@ class Utterance:
     number: int
     text: str = field(repr=False)
     voice: str | None
+    came: float
+    "When, on the event loop's clock."
+    queued: bool
+    "Other speech was to be played before it."
+    chunks: int = 0
+    "Received from the engine."
     cleared: bool = False
     complete: bool = False
     "All of it has been synthesised."
@@ -72,15 +93,18 @@ class SpeechQueue:
         self,
         engine: Engine,
         playout: PlayoutBuffer,
-        max_queued_chars: int,
+        limits: SpeechLimits,
+        measures: SpeechMeasures,
         on_idle: Callable[[], None],
         on_failure: Callable[[], None],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.counters = SpeechCounters()
+        self._loop = asyncio.get_running_loop()
         self._engine = engine
         self._playout = playout
-        self._max_queued_chars = max_queued_chars
+        self._limits = limits
+        self._measures = measures
         self._on_idle = on_idle
         self._on_failure = on_failure
         self._log = log
@@ -88,6 +112,8 @@ class SpeechQueue:
         self._waiting: deque[Utterance] = deque()
         self._unfinished: dict[int, Utterance] = {}
         self._stream: SpeechStream | None = None
+        self._silent_since = self._loop.time()
+        "When the caller last began to listen, or the last utterance ended."
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -103,7 +129,7 @@ class SpeechQueue:
         """
         self._engine.check(SpeechRequest(text, voice, SAMPLE_RATE))
         queued = sum(len(utterance.text) for utterance in self._waiting) if behind_queue else 0
-        if queued + len(text) > self._max_queued_chars:
+        if queued + len(text) > self._limits.max_queued_chars:
             raise QueueFullError(f"{queued} characters are waiting to be spoken")
         if behind_queue and len(self._unfinished) >= MAX_UTTERANCES:
             raise QueueFullError(f"{MAX_UTTERANCES} utterances are waiting to be spoken")
@@ -111,7 +137,7 @@ class SpeechQueue:
     def say(self, text: str, voice: str | None) -> int:
         """Queue a text; returns the utterance's number. Raises as check() does."""
         self.check(text, voice)
-        utterance = Utterance(next(self._numbers), text, voice)
+        utterance = Utterance(next(self._numbers), text, voice, came=self._loop.time(), queued=not self.idle)
         self.counters.utterances += 1
         self._unfinished[utterance.number] = utterance
         self._waiting.append(utterance)
@@ -146,11 +172,16 @@ class SpeechQueue:
         if self._task is not None:
             self._task.cancel()
 
+    def listening(self) -> None:
+        """The caller hears us from now on: after the ACK, or after a hold."""
+        self._silent_since = self._loop.time()
+
     def playout_event(self, event: PlayoutEvent) -> None:
         """To be called in the event loop with what the playout buffer reports."""
         if event.kind == "started":
-            self._log.info("speech_started", utterance=event.tag)
+            self._started(event)
             return
+        self._silent_since = self._loop.time()
         utterance = self._unfinished.pop(event.tag, None) if isinstance(event.tag, int) else None
         if utterance is None:
             return  # cleared meanwhile
@@ -159,6 +190,13 @@ class SpeechQueue:
             self._log.info("speech_finished", utterance=event.tag)
         if self.idle:
             self._on_idle()
+
+    def _started(self, event: PlayoutEvent) -> None:
+        self._log.info("speech_started", utterance=event.tag)
+        utterance = self._unfinished.get(event.tag) if isinstance(event.tag, int) else None
+        if utterance is not None:
+            waited = self._loop.time() - max(utterance.came, self._silent_since)
+            self._measures.first_packet(waited, queued=utterance.queued)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -175,16 +213,15 @@ class SpeechQueue:
 
     async def _speak(self, utterance: Utterance) -> None:
         self._playout.begin(utterance.number)
-        chunks = 0
         try:
-            chunks = await self._synthesise(utterance)
+            await self._synthesise(utterance)
         except EngineError as error:
             self._count_failure(utterance, str(error), error)
         except Exception as error:  # noqa: BLE001  whatever an engine does wrong, the call goes on
             self._count_failure(utterance, type(error).__name__, error)
         else:
-            utterance.complete = chunks > 0
-            if not chunks and not utterance.cleared:
+            utterance.complete = utterance.chunks > 0
+            if not utterance.chunks and not utterance.cleared:
                 self.counters.unspeakable += 1
                 self._log.warning("nothing_speakable", utterance=utterance.number, chars=len(utterance.text))
         finally:
@@ -198,23 +235,43 @@ class SpeechQueue:
             self._log.error("synthesis_failed", utterance=utterance.number, error=reason)
             self._log.debug("synthesis_failure", utterance=utterance.number, exc_info=error)
 
-    async def _synthesise(self, utterance: Utterance) -> int:
-        """Move one utterance's chunks from the engine to the buffer; returns how many."""
-        chunks = 0
+    async def _synthesise(self, utterance: Utterance) -> None:
+        """Have one utterance spoken, as soon as the engine has room for it within the limit. Raises EngineError."""
+        turn = self._loop.time()
+        patience = Patience(self._limits.wait_s, turn)
+        waited = False
+        while not utterance.cleared:
+            try:
+                await self._receive(utterance, turn)
+                return
+            except (EngineBusyError, EngineNotReadyError) as error:
+                pause = patience.pause(self._loop.time())
+                if utterance.chunks or pause is None:
+                    raise
+                if not waited:
+                    waited = True
+                    self.counters.waited += 1
+                    self._log.warning("speech_waits", utterance=utterance.number, reason=str(error))
+            await self._sleep(utterance, pause)
+
+    async def _receive(self, utterance: Utterance, turn: float) -> None:
+        """Move one utterance's chunks from the engine to the buffer."""
         request = SpeechRequest(
             utterance.text, utterance.voice, SAMPLE_RATE, buffered_seconds=lambda: self._playout.buffered_seconds
         )
         stream = self._stream = self._engine.synthesize(request)
         try:
             async for chunk in stream:
-                chunks += 1
+                if not utterance.chunks:
+                    since = turn if utterance.queued else utterance.came
+                    self._measures.first_pcm(self._loop.time() - since, queued=utterance.queued)
+                utterance.chunks += 1
                 self.counters.synthesised_s += chunk.seconds
                 await self._play(utterance, chunk)
                 if utterance.cleared:
                     break
         finally:
             stream.cancel()
-        return chunks
 
     async def _play(self, utterance: Utterance, chunk: PcmChunk) -> None:
         for start in range(0, len(chunk.pcm), _PIECE_BYTES):
@@ -226,12 +283,16 @@ class SpeechQueue:
     async def _wait_for_room(self, utterance: Utterance) -> None:
         """Backpressure: no more is asked of the engine than is soon to be played."""
         while not utterance.cleared and (ahead := self._playout.buffered_seconds - BUFFER_AHEAD_S) > 0:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(ahead):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await self._sleep(utterance, ahead)
+
+    async def _sleep(self, utterance: Utterance, seconds: float) -> None:
+        """That long, or until something has happened: a clear, a close, a new text."""
+        if utterance.cleared:
+            return
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
 
 def _nothing() -> None:

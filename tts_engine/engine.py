@@ -6,9 +6,12 @@ blocks: the work is done elsewhere (worker threads, a GPU).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from tts_engine.errors import EngineError
+from tts_engine.measures import Measure
 
 SAMPLE_RATES = (8000, 16000, 24000)
 "Sample rates in Hz that every engine can be asked for."
@@ -90,7 +93,21 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether synthesize() takes requests now."""
+        """Whether the engine runs: False before start(), after stop(), and while it starts again after a failure.
+
+        May be read from any thread.
+        """
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """What the engine counts of itself; may be read from any thread. The names of two engines may be alike."""
+
+    def available(self) -> EngineError | None:
+        """Why a further stream would not be served, or not in time, now; None if it would.
+
+        EngineBusyError or EngineNotReadyError. On the event loop's thread, cheap: it is asked for each call that comes
+        in. Streams that are open already are not concerned.
+        """
 
     async def start(self) -> None:
         """Load and warm up; ready once this returns. Raises EngineError if it cannot be."""

@@ -32,11 +32,16 @@ class UnsupportedSampleRateError(EngineError):
 
 
 class EngineBusyError(EngineError):
-    """The engine already runs as many streams as it takes."""
+    """The engine is ready and has no room for a further stream; it may have in a moment."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        """`retry_after`: in how many seconds there may be room, if the engine can tell."""
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class EngineNotReadyError(EngineError):
-    """The engine has not started, has stopped, or has failed; the message says which."""
+    """The engine has not started, has stopped, or is starting again after a failure; the message says which."""
 
 
 class SynthesisError(EngineError):

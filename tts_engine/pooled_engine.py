@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from weakref import WeakSet
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from weakref import WeakValueDictionary
 
 from tts_engine.engine import EngineLimits, SpeechRequest
 from tts_engine.errors import (
     EngineBusyError,
+    EngineError,
     EngineNotReadyError,
     TextTooLongError,
     UnknownVoiceError,
     UnsupportedSampleRateError,
 )
+from tts_engine.measures import Counter, Gauge, Measure
 from tts_engine.pooled_stream import Piece, PooledStream
+from tts_engine.step_meter import StepMeter
 from tts_engine.worker_pool import WorkerPool
 
 STOP_SECONDS = 2.0
@@ -33,8 +37,12 @@ class PooledEngine(ABC):
         self._workers = workers
         self._pool: WorkerPool | None = None
         # Weak: a stream that its reader forgot, unread and not cancelled, must not take up room for ever.
-        self._streams: WeakSet[PooledStream] = WeakSet()
+        self._streams: WeakValueDictionary[int, PooledStream] = WeakValueDictionary()
+        self._numbers = itertools.count()
         self._changing = asyncio.Lock()
+        self._begun = Counter("utterances", "Utterances begun")
+        self._meter = StepMeter()
+        self._measures = (self._begun, *self._pool_measures())
 
     @abstractmethod
     def _load(self) -> None:
@@ -73,8 +81,28 @@ class PooledEngine(ABC):
 
     @property
     def open_streams(self) -> int:
-        """Streams that have, or may get, something to read."""
-        return sum(stream.open for stream in self._streams)
+        """Streams that have, or may get, something to read. May be read from any thread."""
+        streams = [reference() for reference in self._streams.valuerefs()]
+        return sum(stream is not None and stream.open for stream in streams)
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        return self._measures
+
+    def _pool_measures(self) -> Iterator[Measure]:
+        meter = self._meter
+
+        def waiting() -> int:
+            pool = self._pool
+            return 0 if pool is None else pool.waiting
+
+        yield Gauge("streams", "Utterances in synthesis", lambda: self.open_streams)
+        yield Gauge("streams_limit", "Utterances that may be in synthesis at once", lambda: self._limits.max_streams)
+        yield Gauge("steps_waiting", "Steps of utterances that wait for a worker", waiting)
+        yield Gauge("workers", "Worker threads", lambda: self._workers)
+        yield Gauge("workers_busy", "Worker threads that synthesise now", lambda: meter.running)
+        yield Counter("synthesis_seconds", "Time that the workers have spent synthesising", lambda: meter.work_seconds)
+        yield Counter("audio_seconds", "Length of the speech that was synthesised", lambda: meter.audio_seconds)
 
     async def start(self) -> None:
         """Load in a thread. Raises EngineError if what is needed cannot be had."""
@@ -97,7 +125,7 @@ class PooledEngine(ABC):
             pool, self._pool = self._pool, None
             if pool is None:
                 return
-            for stream in list(self._streams):
+            for stream in list(self._streams.values()):
                 stream.cancel()
             pool.close()
             await asyncio.to_thread(pool.join, STOP_SECONDS)
@@ -111,17 +139,29 @@ class PooledEngine(ABC):
         if request.sample_rate not in self._limits.sample_rates:
             raise UnsupportedSampleRateError(request.sample_rate, self._limits.sample_rates)
 
+    def available(self) -> EngineError | None:
+        """See Engine: by the number of streams alone."""
+        if self._pool is None:
+            return EngineNotReadyError(f"the {self._name} engine is not running")
+        if self.open_streams >= self._limits.max_streams:
+            return EngineBusyError(f"the {self._name} engine runs {self._limits.max_streams} streams already")
+        return None
+
     def synthesize(self, request: SpeechRequest) -> PooledStream:
         """Begin an utterance on the workers; see Engine."""
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise EngineNotReadyError(f"the {self._name} engine is not running")
         self.check(request)
-        if self.open_streams >= self._limits.max_streams:
-            raise EngineBusyError(f"the engine runs {self._limits.max_streams} streams already")
+        fault = self.available()
+        if fault is not None:
+            raise fault
         stop = threading.Event()
         pieces = self._speak(request, self._voice_name(request), stop.is_set)
-        stream = PooledStream(pieces, self._pool, request.sample_rate, request.buffered_seconds, stop.set)
-        self._streams.add(stream)
+        metered = self._meter.metered(pieces, request.sample_rate)
+        stream = PooledStream(metered, pool, request.sample_rate, request.buffered_seconds, stop.set)
+        self._streams[next(self._numbers)] = stream
+        self._begun.add()
         return stream
 
     def _voice_name(self, request: SpeechRequest) -> str:

@@ -54,6 +54,39 @@ SENTENCES = (
     "Our records show {amount} points on your card, {name}.",
 )
 
+CHARACTERS_A_SECOND = 15.0
+"Of speech: what a text's length stands for where nothing else sets how long it is spoken."
+WORDS = tuple(
+    """
+    we to it on by at in up so as no us our you can now day let all may new far the was soon call team line back
+    hour next send note from this plan mail week green table paper reach write visit ready again first clear order
+    answer office letter moment member travel number report please garden window package morning station message
+    meeting weather evening payment customer question birthday delivery document schedule discount passport
+    assistant agreement insurance reception afternoon confident interview department restaurant technician
+    conference understand signature information appointment application improvement arrangement conversation
+    professional registration subscription satisfactory announcement
+    """.split()  # noqa: SIM905
+)
+"No numbers, names or marks: none is spoken otherwise than it is written, so a text's length is that of its reading."
+_BY_LENGTH = {length: [word for word in WORDS if len(word) == length] for length in range(2, 13)}
+_LONGEST = 12
+
+
+def sentence(rng: random.Random, characters: int) -> str:
+    """One sentence of exactly that many characters (6 or more), in one line of ASCII."""
+    if characters < 6:
+        raise ValueError(f"a sentence has at least 6 characters, not {characters}")
+    words: list[str] = []
+    left = characters  # with a blank or the full stop after each word
+    while left > 2 * _LONGEST:
+        words.append(rng.choice(WORDS))
+        left -= len(words[-1]) + 1
+    while left > _LONGEST + 1:
+        words.append(rng.choice(_BY_LENGTH[min(_LONGEST, left - 4) // 2]))
+        left -= len(words[-1]) + 1
+    words.append(rng.choice(_BY_LENGTH[left - 1]))
+    return f"{' '.join(words).capitalize()}."
+
 
 def speech(rng: random.Random, characters: int) -> str:
     """Whole sentences, together at least `characters` long, in one line of ASCII."""

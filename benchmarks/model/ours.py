@@ -15,13 +15,11 @@ from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.model import load
 from tts_engine.chatterbox.sampling import SamplingSettings
-from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, decode_mel, render, synthesise_chunks
-from tts_engine.serving.decoders import CAPACITY
+from tts_engine.chatterbox.streaming import decode_mel, render, synthesise_chunks
 from tts_engine.serving.device import make_exact
-from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphDecoder, GraphFlow, GraphVocoder
 
-MOST_FRAMES = 400
-"Of a window: an utterance of 8 s in one chunk."
+CAPACITY = 1401
+"Own positions of a sequence: text, START, speech."
 
 WHOLE = ChunkPolicy(sizes=(10_000,))
 "One chunk, at the end: what the reference does."
@@ -39,27 +37,12 @@ class Ours:
         self.voice = self.model.default_voice.to(device, dtype)
         with torch.inference_mode():
             self.prefix = self.model.t3.prefix(self.voice.speaker_embedding, self.voice.prompt_tokens)
-        self._decoder: TokenDecoder | None = None
-        self._flow: FlowDecoder = self.model.flow
-        self._vocoder: WaveRenderer = self.model.vocoder
-
-    def use(self, *, graphs: bool) -> None:
-        """Eager modules, or replays of CUDA graphs, from now on."""
-        kind = GraphDecoder if graphs else TokenDecoder
-        self._decoder = kind(self.model.t3, self.prefix, CAPACITY, SamplingSettings())
-        self._flow, self._vocoder = self.model.flow, self.model.vocoder
-        if graphs:
-            flow = GraphFlow(self.model.flow, self.device, self.model.dtype)
-            vocoder = GraphVocoder(self.model.vocoder, self.device)
-            for size in range(len(self.voice.flow_prompt_tokens), MOST_FRAMES + TOKEN_BUCKET, TOKEN_BUCKET):
-                flow.prepare(size)
-            for frames in range(FRAME_BUCKET, MOST_FRAMES, FRAME_BUCKET):
-                vocoder.prepare(frames)
-            self._flow, self._vocoder = flow, vocoder
+        self._decoder = TokenDecoder(self.model.t3, self.prefix, CAPACITY, SamplingSettings())
+        self._flow = self.model.flow
+        self._vocoder = self.model.vocoder
 
     def speech_tokens(self, text_tokens: list[int], count: int, draws: Draws | None = None) -> Iterator[int]:
         """`count` speech tokens, STOP made impossible; what is no sound is replaced, so that all are decoded."""
-        assert self._decoder is not None
         draws = draws or Draws(0)
         self._decoder.begin(text_tokens)
         for step in range(count):

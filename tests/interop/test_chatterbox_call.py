@@ -39,7 +39,7 @@ def server(small_model: Path, voices: Path, tmp_path_factory: pytest.TempPathFac
         "TTS__ENGINE": "chatterbox",
         "TTS__CHATTERBOX__MODEL": str(small_model),
         "TTS__CHATTERBOX__VOICES_DIR": str(voices),
-        "TTS__CHATTERBOX__DEVICE": "cpu",
+        "TTS__CHATTERBOX__DEVICES": "cpu",
         "TTS__CHATTERBOX__DEFAULT_VOICE": "anna",
     }
     with LocalServer(tmp_path_factory.mktemp("server") / "server.log", settings) as running:
@@ -102,12 +102,13 @@ async def test_what_is_sent_is_what_the_engine_made(
     from mediaserver.rtp.codec import PCMU
     from tts_engine.chatterbox.cfg import cfg_scale
     from tts_engine.engine import SpeechRequest
-    from tts_engine.serving.engine import ChatterboxEngine, ChatterboxSettings
+    from tts_engine.serving.engine import ChatterboxEngine
+    from tts_engine.serving.settings import ChatterboxSettings
 
     packets = await hear(server.port, TEXT)
     monkeypatch.delenv("CHATTERBOX_CFG_SCALE", raising=False)
     cfg_scale.cache_clear()
-    settings = ChatterboxSettings(str(small_model), voices, device="cpu", default_voice="anna")
+    settings = ChatterboxSettings(str(small_model), voices, devices=("cpu",), default_voice="anna")
     engine = ChatterboxEngine("chatterbox", settings, max_streams=1, max_text_chars=200)
     await engine.start()
     pcm = b"".join([chunk.pcm async for chunk in engine.synthesize(SpeechRequest(TEXT))])

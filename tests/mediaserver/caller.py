@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from aiortc.rtp import RtpPacket
 from sipmessage import Message, Request, Response
 
+from mediaserver.call_engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
 from mediaserver.rtp.codec import PCMU
@@ -27,12 +28,12 @@ PEER: SocketAddress = ("127.0.0.1", 5070)
 
 
 class Caller:
-    """Talks to a node of its own, whose engine is the fake one."""
+    """Talks to a node of its own, whose engine is the fake one; so is the one for overflow, if it has one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, overflow: FakeEngine | None = None) -> None:
         self.engine = FakeEngine()
         self.transport = MemoryTransport()
-        self.calls = Calls(config, self.engine, lambda peer: "127.0.0.1")  # type: ignore[arg-type]
+        self.calls = Calls(config, CallEngines(self.engine, overflow), lambda peer: "127.0.0.1")
         agent_config = UserAgentConfig("Test/1", AccessList([ip_network("127.0.0.0/8")]), TimerValues(t1=0.05, t2=0.4))
         self.agent = UserAgent(self.calls, agent_config, self.transport)
         self.rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -167,9 +168,9 @@ def is_silence(packet: RtpPacket) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running_caller(**sections: dict[str, object]) -> AsyncIterator[Caller]:
+async def running_caller(overflow: FakeEngine | None = None, **sections: dict[str, object]) -> AsyncIterator[Caller]:
     """A caller and its node; `sections` is configuration."""
-    caller = Caller(Config(**sections))  # type: ignore[arg-type]
+    caller = Caller(Config(**sections), overflow)  # type: ignore[arg-type]
     caller.calls.pacer.start()
     try:
         yield caller

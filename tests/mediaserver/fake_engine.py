@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Sequence
 
 from tts_engine.engine import EngineLimits, PcmChunk, SpeechRequest
 from tts_engine.errors import (
     EngineBusyError,
+    EngineError,
     EngineNotReadyError,
     SynthesisError,
     TextTooLongError,
     UnknownVoiceError,
 )
+from tts_engine.measures import Measure
 
 SAMPLES_PER_WORD = 1600  # 200 ms at 8 kHz
 
@@ -49,6 +52,9 @@ class FakeStream:
             raise SynthesisError("asked to fail")
         if word == "CRASH":
             raise ZeroDivisionError
+        if word == "RESTART":
+            self._engine.ready = False
+            raise EngineNotReadyError("starting again")
         self.taken += 1
         return PcmChunk(pcm_of(word, self.request.sample_rate), self.request.sample_rate)
 
@@ -58,16 +64,23 @@ class FakeStream:
 
 
 class FakeEngine:
-    """Each word is a chunk of 200 ms; FAIL and CRASH are words that do so. `gate`, if set, lets one chunk each out."""
+    """Each word is a chunk of 200 ms; FAIL, CRASH and RESTART are words that do so.
 
-    name = "fake"
+    `gate`, if set, lets one chunk each out. `busy` refuses streams, and so does `ready` when False.
+    """
+
     default_voice = "heart"
-    voices = ("heart", "other")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "fake", voices: tuple[str, ...] = ("heart", "other")) -> None:
+        self.name = name
+        self.voices = voices
         self.limits = EngineLimits(max_text_chars=1000, max_streams=100)
+        self.measures: Sequence[Measure] = ()
         self.ready = True
         self.busy = False
+        self.retry_after: float | None = None
+        self.asked = 0
+        "How often synthesize() was called."
         self.gate: asyncio.Semaphore | None = None
         self.streams: list[FakeStream] = []
 
@@ -83,11 +96,18 @@ class FakeEngine:
         if len(request.text) > self.limits.max_text_chars:
             raise TextTooLongError(len(request.text), self.limits.max_text_chars)
 
-    def synthesize(self, request: SpeechRequest) -> FakeStream:
+    def available(self) -> EngineError | None:
         if not self.ready:
-            raise EngineNotReadyError("stopped")
+            return EngineNotReadyError(f"the {self.name} engine is starting again")
         if self.busy:
-            raise EngineBusyError("busy")
+            return EngineBusyError(f"the {self.name} engine is busy", self.retry_after)
+        return None
+
+    def synthesize(self, request: SpeechRequest) -> FakeStream:
+        self.asked += 1
+        fault = self.available()
+        if fault is not None:
+            raise fault
         self.check(request)
         stream = FakeStream(self, request)
         self.streams.append(stream)

@@ -8,13 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mediaserver.call_leg import EndReason
 from mediaserver.rtp.codec import PCMA, PCMU
 from sip.sdp import SessionDescription
 from tests.mediaserver.caller import Caller, is_silence, running_caller
-from tests.mediaserver.fake_engine import pcm_of
+from tests.mediaserver.fake_engine import FakeEngine, pcm_of
 from tests.sip.doubles import make_request
+from tts_engine.errors import EngineNotReadyError
 
 
 @pytest.fixture
@@ -248,6 +250,172 @@ async def test_no_call_without_an_engine(caller: Caller) -> None:
     response = await caller.invite()
     assert response.code == 503
     assert response.headers["Retry-After"]
+
+
+async def options(caller: Caller) -> tuple[int, str, str | None]:
+    caller.receive(make_request("OPTIONS", call_id="ping", branch=f"z9hG4bKo{caller.cseq}"))
+    caller.cseq += 1
+    response = await caller.response()
+    return response.code, response.phrase, response.headers.get("Retry-After")
+
+
+async def test_an_engine_without_room_refuses_calls_in_its_own_words() -> None:
+    async with running_caller(calls={"retry_after_s": 7}) as caller:
+        assert (await options(caller))[0] == 200
+        caller.engine.busy = True
+        response = await caller.invite()
+        assert (response.code, response.phrase) == (503, "Speech Engine: the fake engine is busy")
+        assert response.headers["Retry-After"] == "7"
+        assert await options(caller) == (503, "Speech Engine: the fake engine is busy", "7")
+        caller.engine.ready = False
+        caller.call_id = "second"
+        response = await caller.invite()
+        assert response.phrase == "Speech Engine: the fake engine is starting again"
+        assert response.headers["Retry-After"] == "7"
+        assert caller.calls.totals.refused == {503: 2}
+        caller.engine.ready, caller.engine.busy = True, False
+        caller.call_id = "third"
+        await caller.call("one")
+        assert await caller.speech(0.2) == as_heard("one")
+
+
+@pytest.mark.parametrize(
+    ("told", "header"), [(1.2, "2"), (3.0, "3"), (0.0, "1"), (-4.0, "1"), (float("nan"), "10"), (float("inf"), "10")]
+)
+async def test_retry_after_is_the_engines(caller: Caller, told: float, header: str) -> None:
+    """In whole seconds, rounded up."""
+    caller.engine.busy, caller.engine.retry_after = True, told
+    assert (await caller.invite()).headers["Retry-After"] == header
+
+
+async def test_a_reason_of_several_lines_is_one_phrase(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = EngineNotReadyError("CUDA error\r\nX-Evil: yes\n")
+    monkeypatch.setattr(caller.engine, "available", lambda: fault)
+    response = await caller.invite()
+    assert response.phrase.split() == ["Speech", "Engine:", "CUDA", "error", "X-Evil:", "yes"]
+    assert response.headers.get("X-Evil") is None
+
+
+@pytest.fixture
+def overflow() -> FakeEngine:
+    """An engine with other voices."""
+    return FakeEngine("plain", ("heart", "slow"))
+
+
+@pytest.fixture
+async def backed(overflow: FakeEngine) -> AsyncIterator[Caller]:
+    """A caller of a node with an engine for overflow."""
+    async with running_caller(overflow) as made:
+        yield made
+
+
+def spoke(engine: FakeEngine) -> list[tuple[str, str | None]]:
+    return [(stream.request.text, stream.request.voice) for stream in engine.streams]
+
+
+async def test_overflow(backed: Caller, overflow: FakeEngine) -> None:
+    backed.engine.busy = True
+    assert (await options(backed))[0] == 200
+    with capture_logs() as logs:
+        await backed.call("one")
+    assert await backed.speech(0.2) == as_heard("one")
+    assert (spoke(overflow), spoke(backed.engine)) == ([("one", None)], [])
+    assert backed.calls.engines.overflowed == {"busy": 1}
+    assert backed.calls.totals.refused == {}
+    (told,) = [entry for entry in logs if entry["event"] == "call_overflowed"]
+    assert (told["engine"], told["reason"]) == ("plain", "the fake engine is busy")
+    backed.engine.busy = False
+    await backed.info("two")
+    assert await backed.speech(0.2) == as_heard("two")
+    assert spoke(overflow) == [("one", None), ("two", None)], "for the whole length of the call"
+
+
+async def test_the_next_call_has_the_configured_engine_again(backed: Caller, overflow: FakeEngine) -> None:
+    backed.engine.ready = False
+    await backed.call("one", X_TTS_Hangup="yes")
+    await backed.request("BYE")
+    await backed.ended()
+    assert backed.calls.engines.overflowed == {"not_ready": 1}
+    backed.engine.ready = True
+    backed.call_id = "second"
+    await backed.call("two")
+    await backed.speech(0.2)
+    assert (spoke(overflow), spoke(backed.engine)) == ([("one", None)], [("two", None)])
+
+
+async def test_a_call_keeps_its_engine_when_that_is_busy(backed: Caller, overflow: FakeEngine) -> None:
+    await backed.call("one")
+    await backed.speech(0.2)
+    backed.engine.busy = True
+    assert (await backed.info("two")).code == 200
+    await asyncio.sleep(0.1)
+    backed.engine.busy = False
+    assert await backed.speech(0.2) == as_heard("two")
+    assert spoke(overflow) == []
+
+
+async def test_voices_that_the_overflow_engine_does_not_know(backed: Caller, overflow: FakeEngine) -> None:
+    backed.engine.busy = True
+    with capture_logs() as logs:
+        await backed.call("one", X_TTS_Voice="other")
+        await backed.info("two")
+        await backed.info("three", X_TTS_Voice="slow")
+        await backed.info("four", X_TTS_Voice="nobody")
+        await backed.speech(0.8)
+    assert spoke(overflow) == [("one", None), ("two", None), ("three", "slow"), ("four", None)]
+    replaced = [(entry["voice"], entry["by"]) for entry in logs if entry["event"] == "voice_replaced"]
+    assert replaced == [("other", "heart"), ("nobody", "heart")]
+
+
+async def test_no_overflow_for_a_call_that_is_refused_anyway(backed: Caller, overflow: FakeEngine) -> None:
+    backed.engine.busy = True
+    assert (await backed.invite(b"nonsense")).code == 400
+    assert backed.calls.engines.overflowed == {}
+
+
+async def test_both_engines_full(backed: Caller, overflow: FakeEngine) -> None:
+    backed.engine.busy, backed.engine.retry_after = True, 2.0
+    overflow.busy, overflow.retry_after = True, 30.0
+    response = await backed.invite()
+    assert (response.code, response.phrase) == (503, "Speech Engine: the fake engine is busy")
+    assert response.headers["Retry-After"] == "2"
+
+
+async def test_an_engine_that_restarts_within_a_call_is_waited_for(caller: Caller) -> None:
+    await caller.call("one")
+    await caller.speech(0.2)
+    caller.engine.ready = False
+    assert (await caller.info("two")).code == 200
+    await asyncio.sleep(0.15)
+    caller.engine.ready = True
+    assert await caller.speech(0.2) == as_heard("two")
+    await caller.in_dialog("BYE")
+    await caller.ended()
+    sums = caller.calls.totals.sums
+    assert (sums["speech_waited"], sums["speech_failed"], sums["rtp_underruns"]) == (1, 0, 0)
+
+
+async def test_clear_while_the_engine_is_waited_for(caller: Caller) -> None:
+    await caller.call("one")
+    await caller.speech(0.2)
+    caller.engine.busy = True
+    await caller.info("two")
+    await asyncio.sleep(0.05)
+    await caller.info("three", X_TTS_Action="clear")
+    await asyncio.sleep(0.05)
+    caller.engine.busy = False
+    assert await caller.speech(0.2) == as_heard("three")
+
+
+async def test_the_wait_within_a_call_is_bounded() -> None:
+    async with running_caller(calls={"speech_wait_s": 0.1}) as caller:
+        await caller.call("one")
+        await caller.speech(0.2)
+        caller.engine.busy = True
+        await caller.info("two", X_TTS_Hangup="yes")
+        await caller.request("BYE")
+        await caller.ended()
+        assert caller.calls.totals.sums["speech_failed"] == 1
 
 
 async def test_an_engine_that_fails_leaves_the_call_alone(caller: Caller) -> None:

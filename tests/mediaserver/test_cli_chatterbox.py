@@ -55,7 +55,7 @@ class Desk:
         return {
             "CHATTERLINE_TTS__CHATTERBOX__MODEL": str(self.model),
             "CHATTERLINE_TTS__CHATTERBOX__VOICES_DIR": str(self.voices),
-            "CHATTERLINE_TTS__CHATTERBOX__DEVICE": "cpu",
+            "CHATTERLINE_TTS__CHATTERBOX__DEVICES": "cpu",
         }
 
     def run(self, *arguments: str) -> Result:

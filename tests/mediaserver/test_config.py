@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mediaserver.config import Config, ConfigError, load
+from mediaserver.config import ChatterboxConfig, Config, ConfigError, load
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "chatterline.toml"
 
@@ -42,6 +42,7 @@ def test_the_shipped_file_has_every_key() -> None:
     shipped = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
     for name, section in Config():
         assert set(shipped[name]) == set(type(section).model_fields), name
+    assert set(shipped["tts"]["chatterbox"]) == set(ChatterboxConfig.model_fields)
 
 
 def test_without_configuration_only_loopback_calls() -> None:
@@ -86,6 +87,26 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[tts]\ndefault_voice = 'bob'", "[tts]: default_voice 'bob' is not among the voices: heart"),
         ("[tts]\nvoices = {}", "[tts] voices"),
         ("[tts.voices.heart]\nspeed = 9", "[tts] voices.heart.speed"),
+        ("[tts]\noverflow = 'yes'", "[tts] overflow: Input should be 'refuse' or 'embedded'"),
+        ("[tts]\noverflow_max_streams = 0", "[tts] overflow_max_streams"),
+        ("[calls]\nspeech_wait_s = -1", "[calls] speech_wait_s"),
+        ("[tts.chatterbox]\ndevice = 'cpu'", "[tts] chatterbox.device: unknown key"),
+        ("[tts.chatterbox]\ndevices = 'gpu'", '[tts] chatterbox.devices: must be "auto", "cpu", or a list of GPUs'),
+        ("[tts.chatterbox]\ndevices = []", "[tts] chatterbox.devices: must be"),
+        ("[tts.chatterbox]\ndevices = ['auto']", "[tts] chatterbox.devices: must be"),
+        ("[tts.chatterbox]\ndevices = [0, 1]", "[tts] chatterbox.devices: must be"),
+        ("[tts.chatterbox]\ndevices = 3", "[tts] chatterbox.devices: must be"),
+        ("[tts.chatterbox]\ndevices = ['cuda', 'cuda:0']", "[tts] chatterbox.devices: names a device twice"),
+        ("[tts.chatterbox]\ndevices = ['cuda:0', 'cpu']", "[tts] chatterbox.devices: cpu stands alone"),
+        (
+            "[tts.chatterbox]\ndevices = 'cpu'\nbackend = 'cuda-graphs'",
+            '[tts] chatterbox: backend "cuda-graphs" needs a GPU',
+        ),
+        ("[tts.chatterbox]\nbackend = 'tensorrt'", "[tts] chatterbox.backend"),
+        ("[tts.chatterbox]\nkv_memory_mb = 1", "[tts] chatterbox.kv_memory_mb"),
+        ("[tts.chatterbox]\nahead_s = 1.9", "[tts] chatterbox.ahead_s"),
+        ("[tts.chatterbox]\nmax_first_audio_ms = -1", "[tts] chatterbox.max_first_audio_ms"),
+        ("[tts.chatterbox]\nmax_streams = 0", "[tts] chatterbox.max_streams"),
         ("[log]\nlevel = 'loud'", "[log] level"),
         ("sip = 3", "[sip]: must be a table"),
         ("[sip", "c.toml"),
@@ -93,6 +114,44 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
 )
 def test_errors_name_the_key(tmp_path: Path, text: str, said: str) -> None:
     assert said in error(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("'auto'", "auto"),
+        ("'cpu'", ("cpu",)),
+        ("['cpu']", ("cpu",)),
+        ("'cuda'", ("cuda:0",)),
+        ("'cuda:1'", ("cuda:1",)),
+        ("['cuda:0', 'cuda:1']", ("cuda:0", "cuda:1")),
+        ("['cuda:11']", ("cuda:11",)),
+    ],
+)
+def test_devices(tmp_path: Path, given: str, meant: object) -> None:
+    """A name is a list of one."""
+    assert load(write(tmp_path, f"[tts.chatterbox]\ndevices = {given}")).tts.chatterbox.devices == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cpu", ("cpu",)), ("auto", "auto"), ('["cuda:0", "cuda:1"]', ("cuda:0", "cuda:1"))]
+)
+def test_devices_in_the_environment(monkeypatch: pytest.MonkeyPatch, given: str, meant: object) -> None:
+    monkeypatch.setenv("CHATTERLINE_TTS__CHATTERBOX__DEVICES", given)
+    assert load().tts.chatterbox.devices == meant
+
+
+def test_no_devices_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_TTS__CHATTERBOX__DEVICES", "gpu0")
+    assert '[tts] chatterbox.devices: must be "auto", "cpu", or a list' in error()
+
+
+def test_what_serving_keeps_to_by_default() -> None:
+    config = load()
+    chatterbox = config.tts.chatterbox
+    assert (config.tts.overflow, config.calls.speech_wait_s) == ("refuse", 3.0)
+    assert (chatterbox.devices, chatterbox.backend, chatterbox.kv_memory_mb) == ("auto", "auto", 4096)
+    assert (chatterbox.max_streams, chatterbox.max_first_audio_ms, chatterbox.ahead_s) == (200, 1000, 12.0)
 
 
 def test_every_error_is_told_at_once(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mediaserver import engines
-from mediaserver.config import ChatterboxConfig, Config, TtsConfig
-from mediaserver.engines import NEEDED, Choice, choose, make_engine, missing_packages
+from mediaserver.config import ChatterboxConfig, Config, TtsConfig, VoiceConfig
+from mediaserver.engines import NEEDED, Choice, Kind, choose, make_engine, make_overflow_engine, missing_packages
 from mediaserver.server import Server, StartError, serve
 from tests.mediaserver.test_cli import chatterline
 from tts_engine.embedded import EmbeddedEngine
@@ -43,6 +43,16 @@ class Machine:
         return answer
 
 
+class Recorded:
+    """In place of a ChatterboxEngine."""
+
+    def __init__(self, name: str, settings: Any, max_streams: int, max_text_chars: int) -> None:
+        self.name = name
+        self.settings = settings
+        self.max_streams = max_streams
+        self.max_text_chars = max_text_chars
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
@@ -63,7 +73,7 @@ class TestAuto:
         assert machine.asked == ["driver"], "the other questions are dear"
 
     def test_with_a_gpu_that_is_not_to_be_used(self, machine: Machine) -> None:
-        assert choose(TtsConfig(chatterbox=ChatterboxConfig(device="cpu"))) == Choice("embedded", "auto: no GPU")
+        assert choose(TtsConfig(chatterbox=ChatterboxConfig(devices=("cpu",)))) == Choice("embedded", "auto: no GPU")
 
     def test_without_packages(self, machine: Machine) -> None:
         machine.absent = ["torch", "tokenizers"]
@@ -109,6 +119,23 @@ class TestConfigured:
             make_engine(TtsConfig(engine="chatterbox"), 3, 99)
 
 
+class TestOverflow:
+    def test_refuse_is_the_default(self) -> None:
+        assert make_overflow_engine(TtsConfig(), "chatterbox", 99) is None
+
+    @pytest.mark.parametrize("kind", ["chatterbox", "chatterbox-nano"])
+    def test_the_embedded_engine_with_limits_of_its_own(self, kind: Kind) -> None:
+        voices = {"heart": VoiceConfig(), "slow": VoiceConfig(speed=0.8)}
+        config = TtsConfig(overflow="embedded", overflow_max_streams=12, voices=voices)
+        engine = make_overflow_engine(config, kind, 99)
+        assert isinstance(engine, EmbeddedEngine)
+        assert (engine.limits.max_streams, engine.limits.max_text_chars) == (12, 99)
+        assert engine.voices == ("heart", "slow")
+
+    def test_the_embedded_engine_has_none_behind_it(self) -> None:
+        assert make_overflow_engine(TtsConfig(overflow="embedded"), "embedded", 99) is None
+
+
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else object())
     assert missing_packages() == ["torch"]
@@ -125,15 +152,30 @@ class TestChatterbox:
         monkeypatch.delenv(VARIABLE, raising=False)
         cfg_scale.cache_clear()
 
-    def test_the_settings_arrive(self, tmp_path: Path) -> None:
+    @pytest.fixture
+    def made(self, monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+        """The engine's place is taken by one that keeps what it is given."""
+        serving_engine = types.ModuleType("tts_engine.serving.engine")
+        serving_engine.ChatterboxEngine = Recorded  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "tts_engine.serving.engine", serving_engine)
+        return Recorded
+
+    def test_the_settings_arrive(self, tmp_path: Path, made: type[Recorded]) -> None:
+        from tts_engine.chatterbox.sampling import SamplingSettings
+        from tts_engine.serving.settings import ChatterboxSettings
+
         given = ChatterboxConfig(
             model="/models/turbo",
             nano_model="/models/nano",
-            device="cuda:1",
+            devices=("cuda:1", "cuda:3"),
+            backend="cuda-graphs",
             precision="float16",
             voices_dir=str(tmp_path),
             default_voice="anna",
             max_streams=7,
+            max_first_audio_ms=750,
+            kv_memory_mb=2048,
+            ahead_s=8.5,
             telephone_reading=False,
             max_segment_chars=200,
             watermark=True,
@@ -144,38 +186,54 @@ class TestChatterbox:
         )
         for kind, model in (("chatterbox", "/models/turbo"), ("chatterbox-nano", "/models/nano")):
             engine = make_engine(TtsConfig(engine=kind, seed=5, chatterbox=given), 300, 99)  # type: ignore[arg-type]
-            settings = engine._settings  # type: ignore[attr-defined]
-            assert (engine.name, settings.model, settings.device, settings.precision) == (
-                kind,
-                model,
-                "cuda:1",
-                "float16",
+            assert isinstance(engine, made)
+            assert engine.settings == ChatterboxSettings(
+                model=model,
+                devices=("cuda:1", "cuda:3"),
+                backend="cuda-graphs",
+                precision="float16",
+                kv_memory_mb=2048,
+                ahead_seconds=8.5,
+                max_first_audio_seconds=0.75,
+                voices_dir=tmp_path,
+                default_voice="anna",
+                telephone_reading=False,
+                max_segment_chars=200,
+                watermark=True,
+                sampling=SamplingSettings(0.7, 900, 0.9, 1.3),
+                seed=5,
             )
-            assert (settings.voices_dir, settings.default_voice, settings.watermark) == (tmp_path, "anna", True)
-            assert (settings.telephone_reading, settings.max_segment_chars, settings.seed) == (False, 200, 5)
-            sampling = settings.sampling
-            assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.7, 900, 0.9)
-            assert sampling.repetition_penalty == 1.3
-            assert (engine.limits.max_streams, engine.limits.max_text_chars) == (7, 99)
-        assert make_engine(TtsConfig(engine="chatterbox", chatterbox=given), 2, 99).limits.max_streams == 2
+            assert (engine.name, engine.max_streams, engine.max_text_chars) == (kind, 7, 99)
+        few = make_engine(TtsConfig(engine="chatterbox", chatterbox=given), 2, 99)
+        assert isinstance(few, made)
+        assert few.max_streams == 2
 
-    def test_the_settings_have_defaults_of_their_own_that_agree(self) -> None:
+    def test_every_gpu_is_meant_by_none(self, made: type[Recorded]) -> None:
+        engine = make_engine(TtsConfig(engine="chatterbox"), 9, 99)
+        assert isinstance(engine, made)
+        assert engine.settings.devices == ()
+        unlimited = ChatterboxConfig(max_first_audio_ms=0)
+        engine = make_engine(TtsConfig(engine="chatterbox", chatterbox=unlimited), 9, 99)
+        assert isinstance(engine, made)
+        assert engine.settings.max_first_audio_seconds == 0
+
+    def test_the_settings_have_defaults_of_their_own_that_agree(self, made: type[Recorded]) -> None:
         from tts_engine.chatterbox.sampling import SamplingSettings
-        from tts_engine.serving.engine import ChatterboxSettings
+        from tts_engine.serving.settings import ChatterboxSettings
 
-        ours = make_engine(TtsConfig(engine="chatterbox"), 9, 99)._settings  # type: ignore[attr-defined]
-        assert ours == ChatterboxSettings(ours.model, ours.voices_dir)
-        assert ours.sampling == SamplingSettings()
+        engine = make_engine(TtsConfig(engine="chatterbox"), 9, 99)
+        assert isinstance(engine, made)
+        assert engine.settings == ChatterboxSettings(engine.settings.model, engine.settings.voices_dir)
+        assert engine.settings.sampling == SamplingSettings()
 
-    async def test_a_server_without_weights_does_not_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tts_engine.serving import engine as serving_engine
-
-        monkeypatch.setattr(serving_engine, "find_model", lambda name: None)
+    async def test_a_server_without_weights_does_not_start(self, tmp_path: Path) -> None:
+        nowhere = tmp_path / "nowhere"
+        given = ChatterboxConfig(model=str(nowhere), devices=("cpu",))
         with pytest.raises(StartError) as raised:
-            await Server(Config(tts=TtsConfig(engine="chatterbox"))).run()
+            await Server(Config(tts=TtsConfig(engine="chatterbox", chatterbox=given))).run()
         assert str(raised.value) == (
-            "speech engine: the model ResembleAI/chatterbox-turbo is not here: "
-            "run `chatterline fetch-model ResembleAI/chatterbox-turbo`"
+            f"speech engine: there is no directory {nowhere} with a model: "
+            f"`chatterline fetch-model --to {nowhere}` makes it"
         )
 
     async def test_an_unfit_guidance_is_told_before_anything_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,14 @@ import pytest
 import structlog
 
 from mediaserver.rtp.playout import PlayoutBuffer
+from mediaserver.speech_measures import SpeechMeasures
 from mediaserver.speech_queue import (
     BUFFER_AHEAD_S,
     MAX_BUFFERED_S,
     MAX_UTTERANCES,
     PIECE_S,
     QueueFullError,
+    SpeechLimits,
     SpeechQueue,
 )
 from tests.mediaserver.fake_engine import FakeEngine, pcm_of
@@ -26,11 +28,15 @@ FRAME_S = 0.02
 class Fixture:
     """A queue, its engine, and a listener that takes frames as fast as the test wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float = 0.0) -> None:
         self.engine = FakeEngine()
         self.idles = self.failures = 0
         self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S)
-        self.queue = SpeechQueue(self.engine, self.playout, 100, self._idle, self._failed, structlog.get_logger())
+        self.measures = SpeechMeasures("fake")
+        limits = SpeechLimits(max_queued_chars=100, wait_s=wait_s)
+        self.queue = SpeechQueue(
+            self.engine, self.playout, limits, self.measures, self._idle, self._failed, structlog.get_logger()
+        )
         self.playout.on_event = self.queue.playout_event
 
     def _idle(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -11,6 +12,7 @@ import pytest
 
 from tts_engine.engine import EngineLimits, SpeechRequest
 from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError, SynthesisError, UnknownVoiceError
+from tts_engine.measures import Histogram
 from tts_engine.pooled_engine import PooledEngine
 from tts_engine.pooled_stream import Piece, PooledStream
 
@@ -155,3 +157,72 @@ async def test_a_step_under_way_learns_that_nobody_listens_any_more(engine: Coun
     assert not second()
     await read(streams[1])
     assert second(), "nor is anything wanted after the end"
+
+
+async def test_it_says_why_a_further_stream_would_not_be_served() -> None:
+    engine = CountingEngine(max_streams=2)
+    fault = engine.available()
+    assert isinstance(fault, EngineNotReadyError)
+    assert str(fault) == "the counting engine is not running"
+    await engine.start()
+    assert engine.available() is None
+    streams = [engine.synthesize(SpeechRequest("a b")) for _ in range(2)]
+    fault = engine.available()
+    assert isinstance(fault, EngineBusyError)
+    assert (str(fault), fault.retry_after) == ("the counting engine runs 2 streams already", None)
+    with pytest.raises(EngineBusyError, match="runs 2 streams already"):
+        engine.synthesize(SpeechRequest("a"))
+    streams[0].cancel()
+    assert engine.available() is None
+    await engine.stop()
+    assert isinstance(engine.available(), EngineNotReadyError)
+
+
+async def test_it_measures_itself(engine: CountingEngine) -> None:
+    def read_all() -> dict[str, float]:
+        return {measure.name: measure.value for measure in engine.measures if not isinstance(measure, Histogram)}
+
+    assert read_all() == {
+        "utterances": 0,
+        "streams": 0,
+        "streams_limit": 4,
+        "steps_waiting": 0,
+        "workers": 1,
+        "workers_busy": 0,
+        "synthesis_seconds": 0,
+        "audio_seconds": 0,
+    }
+    first, second = (engine.synthesize(SpeechRequest("a b c")) for _ in range(2))
+    assert (read_all()["utterances"], read_all()["streams"]) == (2, 2)
+    spoken = await read(first)
+    second.cancel()
+    await until(lambda: read_all()["workers_busy"] == read_all()["steps_waiting"] == 0)
+    after = read_all()
+    assert (after["utterances"], after["streams"]) == (2, 0)
+    assert after["audio_seconds"] >= len(spoken) / 16_000
+    assert 0 < after["synthesis_seconds"] < 5
+
+
+async def test_streams_are_counted_from_another_thread(engine: CountingEngine) -> None:
+    """As a scrape does, while streams come, end and are forgotten."""
+    stop, seen, errors = threading.Event(), [0], []
+
+    def scrape() -> None:
+        while not stop.is_set():
+            try:
+                seen.append(engine.open_streams)
+            except RuntimeError as error:  # as of a set that changed while it was gone through
+                errors.append(error)
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    for _ in range(100):
+        engine.synthesize(SpeechRequest("a"))  # forgotten
+        stream = engine.synthesize(SpeechRequest("a b"))
+        await anext(stream)
+        stream.cancel()
+        await until(lambda: engine.open_streams <= 2)
+    stop.set()
+    thread.join()
+    assert errors == []
+    assert max(seen) > 0

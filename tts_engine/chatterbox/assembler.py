@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tts_engine.chatterbox.chunk_plan import ChunkPlan, ChunkPlanner
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.constants import (
     FRAMES_PER_TOKEN,
@@ -75,15 +76,6 @@ class VocoderInput:
     "Position of the window in the utterance."
 
 
-@dataclass(frozen=True)
-class _Window:
-    """The chunk under way."""
-
-    spoken_until: int
-    "The frame at which what this chunk speaks ends."
-    final: bool
-
-
 class SpeechAssembler:
     """One utterance: tokens in, samples out. Not thread-safe; tensors live on the device of `draws`."""
 
@@ -95,16 +87,15 @@ class SpeechAssembler:
         device = self._offsets.device
         self._tokens: list[int] = []
         self._finished = False
-        self._chunks = 0
-        self._decoded = 0  # tokens that the last chunk saw
+        self._planner = ChunkPlanner(self.policy)
         self._spoken = 0  # frames
-        # What is kept of the window: its first frame, the mel from there on, F0 up to the frames spoken, the phase.
-        self._base = 0
+        # What is kept for the next window: the mel from its first frame on, F0 up to the frames spoken, the phase.
         self._mel = torch.zeros(MEL_BINS, 0, device=device)
         self._f0 = torch.zeros(0, device=device)
         self._phase = torch.zeros(HARMONICS, device=device)
-        self._flow_input: FlowInput | None = None
-        self._window: _Window | None = None
+        # The chunk under way, by who has it.
+        self._with_flow: ChunkPlan | None = None
+        self._with_vocoder: ChunkPlan | None = None
         self._done = False
 
     @property
@@ -120,9 +111,7 @@ class SpeechAssembler:
     @property
     def tokens_wanted(self) -> int:
         """Tokens missing before the next chunk can be decoded. Who feeds no more than that gets repeatable chunks."""
-        if self._finished:
-            return 0
-        return max(0, self.policy.next_target(self._chunks, self._decoded) - len(self._tokens))
+        return self._planner.wanted(len(self._tokens), self._finished)
 
     def feed(self, tokens: Iterable[int]) -> None:
         """More speech tokens. Raises ValueError for one that is no sound, or after finish()."""
@@ -141,41 +130,39 @@ class SpeechAssembler:
 
     def flow_input(self) -> FlowInput | None:
         """The next chunk for the flow, or None: tokens are missing, a chunk is under way, or all is done."""
-        if self._flow_input is not None or self._window is not None or self._done or self.tokens_wanted:
+        if self._with_flow is not None or self._with_vocoder is not None:
             return None
-        first = self.policy.first_context_token(self._spoken)
-        frames = (first * FRAMES_PER_TOKEN, len(self._tokens) * FRAMES_PER_TOKEN)
+        plan = self._planner.next(len(self._tokens), self._finished)
+        if plan is None:
+            return None
+        self._with_flow = plan
         prompt = self._draws.prompt_noise(len(self._voice.flow_prompt_tokens) * FRAMES_PER_TOKEN)
-        self._flow_input = FlowInput(
+        frames = (plan.first_token * FRAMES_PER_TOKEN, plan.tokens * FRAMES_PER_TOKEN)
+        return FlowInput(
             voice=self._voice,
-            tokens=tuple(self._tokens[first:]),
+            tokens=tuple(self._tokens[plan.first_token : plan.tokens]),
             noise=torch.cat([prompt, self._draws.flow_noise(*frames)], dim=1),
-            look_ahead=0 if self._finished else self.policy.look_ahead_tokens,
-            final=self._finished,
+            look_ahead=plan.look_ahead,
+            final=plan.final,
         )
-        self._decoded = len(self._tokens)
-        return self._flow_input
 
     def take_mel(self, mel: torch.Tensor) -> VocoderInput:
         """The flow's answer (80, 2 (tokens - look_ahead)) to `flow_input`, without the prompt. It is copied."""
-        given = self._flow_input
-        if given is None:
+        plan = self._with_flow
+        if plan is None:
             raise ValueError("no chunk is with the flow")
-        frames = (len(given.tokens) - given.look_ahead) * FRAMES_PER_TOKEN
-        if tuple(mel.shape) != (MEL_BINS, frames):
-            raise ValueError(f"the flow's mel is to be {(MEL_BINS, frames)}, not {tuple(mel.shape)}")
-        known = (self._decoded - given.look_ahead) * FRAMES_PER_TOKEN
-        spoken_until = known if given.final else known - self.policy.right_context_frames
-        self._flow_input = None
-        self._window = _Window(spoken_until, given.final)
-        self._mel = self._joined(mel.float(), known - frames)
+        first = plan.first_token * FRAMES_PER_TOKEN
+        if tuple(mel.shape) != (MEL_BINS, plan.known - first):
+            raise ValueError(f"the flow's mel is to be {(MEL_BINS, plan.known - first)}, not {tuple(mel.shape)}")
+        self._with_flow, self._with_vocoder = None, plan
+        self._mel = self._joined(mel.float()[:, plan.spoken - first :], plan)
         return VocoderInput(
             mel=self._mel,
             phase=self._phase,
             offsets=self._offsets,
-            noise=self._draws.source_noise(self._base, known),
+            noise=self._draws.source_noise(plan.base, plan.known),
             known_f0=self._f0,
-            first_frame=self._base,
+            first_frame=plan.base,
         )
 
     def take_speech(self, wave: torch.Tensor, f0: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:
@@ -183,38 +170,31 @@ class SpeechAssembler:
 
         Gives the chunk's samples (n,) float32, on the vocoder's device.
         """
-        window = self._window
-        if window is None:
+        plan = self._with_vocoder
+        if plan is None:
             raise ValueError("no chunk is with the vocoder")
-        frames = self._mel.shape[1]
+        frames = plan.window_frames
         if (len(wave), len(f0), tuple(phases.shape)) != (frames * SAMPLES_PER_FRAME, frames, (HARMONICS, frames)):
             raise ValueError(f"the vocoder's answer is to be of {frames} frames")
-        at, until = self._spoken - self._base, window.spoken_until - self._base
+        at, until = plan.spoken - plan.base, plan.until - plan.base
         samples = wave[at * SAMPLES_PER_FRAME : until * SAMPLES_PER_FRAME].clone()
         self._fade_head(samples)
-        base = max(0, window.spoken_until - self.policy.left_context_frames)
-        drop = base - self._base
+        drop = plan.next_base - plan.base
         self._mel = self._mel[:, drop:].clone()
         self._f0 = f0[drop:until].clone()
         self._phase = phases[:, drop].clone()
-        self._base = base
-        self._draws.forget_source_noise(base)
-        self._spoken = window.spoken_until
-        self._chunks += 1
-        self._window = None
-        self._done = window.final
+        self._spoken = plan.until
+        self._with_vocoder = None
+        self._done = plan.final
         return samples
 
-    def _joined(self, mel: torch.Tensor, first: int) -> torch.Tensor:
-        """The window's mel: as spoken before the joint, then the newer one (80, n) of frames from `first` on."""
-        kept = self._spoken - self._base
-        fresh = mel[:, self._spoken - first :]
-        older = self._mel[:, kept:]
-        fade = min(self.policy.crossfade_frames, older.shape[1], fresh.shape[1])
+    def _joined(self, fresh: torch.Tensor, plan: ChunkPlan) -> torch.Tensor:
+        """The window's mel: as spoken before the joint, then the newer one (80, n) of the frames not spoken yet."""
+        kept, fade = plan.spoken - plan.base, plan.fade
         if not fade:
             return torch.cat([self._mel[:, :kept], fresh], dim=1)
-        weight = torch.arange(1, fade + 1, device=mel.device, dtype=mel.dtype) / (fade + 1)
-        blend = torch.lerp(older[:, :fade], fresh[:, :fade], weight)
+        weight = torch.arange(1, fade + 1, device=fresh.device, dtype=fresh.dtype) / (fade + 1)
+        blend = torch.lerp(self._mel[:, kept : kept + fade], fresh[:, :fade], weight)
         return torch.cat([self._mel[:, :kept], blend, fresh[:, fade:]], dim=1)
 
     def _fade_head(self, samples: torch.Tensor) -> None:

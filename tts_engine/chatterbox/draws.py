@@ -1,112 +1,107 @@
-"""All random draws of one utterance, from its seed alone.
+"""All random draws of an utterance's sequence, from its seed alone.
 
-Each draw belongs to an absolute position (a step of T3, a frame of the utterance): it does not matter in which order,
-in which chunks or how often the draws are asked for. So an utterance can be repeated, whatever else was on the
-machine at the time, and a chunk decoded again meets the same noise. Draws are made in blocks, each from a generator
-of its own; they are the same on every run on the same kind of device (CPU and CUDA generators differ).
+Each draw belongs to an absolute position (a step of T3, a frame or a sample of the sequence) and is a hash of the seed
+and that position (`counter`): it does not matter in which order, in which chunks, in whose company or how often draws
+are asked for, and nothing is kept. So speech can be repeated whatever else was on the machine at the time, and a
+chunk decoded again meets the same noise; on a CPU and on a GPU the same to float32's rounding.
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import math
-from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from tts_engine.chatterbox.constants import HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
-
-_UNIFORM_BLOCK = 256  # steps
-_FLOW_BLOCK = 128  # frames: 40 KiB
-_SOURCE_BLOCK = 16  # frames: 270 KiB
-
-
-class _Columns:
-    """Normal noise (rows, columns) without end, in blocks of `block` positions; a position is `width` columns."""
-
-    def __init__(self, make: Callable[[int], torch.Tensor], block: int, width: int = 1) -> None:
-        self._make = make
-        self._block = block
-        self._width = width
-        self._blocks: dict[int, torch.Tensor] = {}
-
-    @property
-    def blocks_held(self) -> int:
-        return len(self._blocks)
-
-    def slice(self, start: int, stop: int) -> torch.Tensor:
-        if not 0 <= start <= stop:
-            raise ValueError(f"no such range of positions: {start} to {stop}")
-        first, last = start // self._block, max(start, stop - 1) // self._block
-        for at in range(first, last + 1):
-            if at not in self._blocks:
-                self._blocks[at] = self._make(at)
-        joined = torch.cat([self._blocks[at] for at in range(first, last + 1)], dim=1)
-        base = first * self._block
-        return joined[:, (start - base) * self._width : (stop - base) * self._width]
-
-    def forget_before(self, position: int) -> None:
-        """Drop the blocks that end before `position`. Asked for again, they are made again, the same."""
-        for at in [at for at in self._blocks if (at + 1) * self._block <= position]:
-            del self._blocks[at]
+from tts_engine.chatterbox import counter
+from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
+from tts_engine.chatterbox.packed_rows import row_of
 
 
 class Draws:
-    """Draws of one utterance. All tensors are float32 on `device`; `uniform` gives a Python number."""
+    """Draws of one sequence. All tensors are float32 on `device`."""
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self._device = torch.device(device)
-        self._uniforms: dict[int, list[float]] = {}
-        self._prompt = _Columns(lambda at: self._normal("prompt", at, MEL_BINS, _FLOW_BLOCK), _FLOW_BLOCK)
-        self._flow = _Columns(lambda at: self._normal("flow", at, MEL_BINS, _FLOW_BLOCK), _FLOW_BLOCK)
-        self._source = _Columns(
-            lambda at: self._normal("source", at, HARMONICS, _SOURCE_BLOCK * SAMPLES_PER_FRAME),
-            _SOURCE_BLOCK,
-            SAMPLES_PER_FRAME,
-        )
+
+    def key(self, stream: int) -> int:
+        """The counter's key of one of this seed's streams (counter.UNIFORM ... counter.SOURCE)."""
+        return counter.key(self.seed, stream)
 
     def uniform(self, step: int) -> float:
-        """Draw in [0, 1) of a step of T3. A float32 number (one that float32 cannot round to 1), made on the CPU."""
-        block, offset = divmod(step, _UNIFORM_BLOCK)
-        if block not in self._uniforms:
-            generator = self._generator("uniform", block, torch.device("cpu"))
-            self._uniforms[block] = torch.rand(_UNIFORM_BLOCK, generator=generator).tolist()
-        return self._uniforms[block][offset]
+        """Draw in [0, 1) of a step of T3: a float32 number that is never 1."""
+        # counter.bits in Python's integers, a microsecond in place of a dozen calls of torch: the hash that makes
+        # a stream's key of a seed makes a stream's numbers of its key.
+        word = counter.key(self.key(counter.UNIFORM), step - 1) % (1 << 64)
+        return float((word >> 40) * 2.0**-24)
 
-    def prompt_noise(self, frames: int) -> torch.Tensor:
+    def uniforms(self, count: int) -> npt.NDArray[np.float32]:
+        """(count,) float32: the draws of the first steps, as `uniform` gives them."""
+        drawn: npt.NDArray[np.float32] = counter.uniform(self.key(counter.UNIFORM), torch.arange(count)).numpy()
+        return drawn
+
+    def prompt_noise(self, frames: int) -> Tensor:
         """(80, frames): the flow's noise of the voice prompt."""
-        return self._prompt.slice(0, frames)
+        return self._columns(counter.PROMPT, MEL_BINS, 0, frames)
 
-    def flow_noise(self, start: int, stop: int) -> torch.Tensor:
-        """(80, stop - start): the flow's noise of frames of the utterance, counted without the prompt."""
-        return self._flow.slice(start, stop)
+    def flow_noise(self, start: int, stop: int) -> Tensor:
+        """(80, stop - start): the flow's noise of frames of the sequence, counted without the prompt."""
+        return self._columns(counter.FLOW, MEL_BINS, start, stop)
 
-    def phase_offsets(self) -> torch.Tensor:
+    def phase_offsets(self) -> Tensor:
         """(9,) radians: where each sine of the source starts; the fundamental at 0, the others in [-pi, pi)."""
-        generator = self._generator("phase", 0, self._device)
-        offsets = (torch.rand(HARMONICS, generator=generator, device=self._device) * 2 - 1) * math.pi
-        offsets[0] = 0.0
-        return offsets
+        return phase_offsets(torch.tensor([self.key(counter.PHASE)], device=self._device))[0]
 
-    def source_noise(self, start_frame: int, stop_frame: int) -> torch.Tensor:
-        """(9, 480 n): the source's noise of n frames of the utterance."""
-        return self._source.slice(start_frame, stop_frame)
+    def source_noise(self, start_frame: int, stop_frame: int) -> Tensor:
+        """(9, 480 n): the source's noise of n frames of the sequence."""
+        samples = (start_frame * SAMPLES_PER_FRAME, stop_frame * SAMPLES_PER_FRAME)
+        return self._columns(counter.SOURCE, HARMONICS, *samples)
 
-    def forget_source_noise(self, before_frame: int) -> None:
-        """Frees what lies behind the playhead; asked for again, it is made again."""
-        self._source.forget_before(before_frame)
+    def _columns(self, stream: int, rows: int, start: int, stop: int) -> Tensor:
+        """(rows, stop - start) normal: number r of position p is the stream's number `p rows + r`."""
+        if not 0 <= start <= stop:
+            raise ValueError(f"no such range of positions: {start} to {stop}")
+        row, position = torch.arange(rows, device=self._device), torch.arange(start, stop, device=self._device)
+        return counter.normal(self.key(stream), position * rows + row[:, None])
 
-    @property
-    def source_blocks_held(self) -> int:
-        """Blocks of source noise in memory, 270 KiB each."""
-        return self._source.blocks_held
 
-    def _generator(self, stream: str, block: int, device: torch.device) -> torch.Generator:
-        """Of one block: seeded by a hash, as neighbouring seeds are not independent in every generator."""
-        digest = hashlib.blake2b(f"{self.seed}/{stream}/{block}".encode(), digest_size=8).digest()
-        return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+def phase_offsets(keys: Tensor) -> Tensor:
+    """(R, 9) radians of keys (R,) int64, as Draws.phase_offsets of each."""
+    harmonic = torch.arange(HARMONICS, device=keys.device)
+    offsets = (counter.uniform(keys[:, None], harmonic) * 2 - 1) * math.pi
+    return torch.where(harmonic == 0, 0.0, offsets)
 
-    def _normal(self, stream: str, block: int, rows: int, columns: int) -> torch.Tensor:
-        generator = self._generator(stream, block, self._device)
-        return torch.randn(rows, columns, generator=generator, device=self._device)
+
+def packed_noise(
+    prompt_keys: Tensor, flow_keys: Tensor, starts: Tensor, prompt: Tensor, first_token: Tensor, size: int
+) -> Tensor:
+    """The flow's noise of packed rows [prompt | new tokens], (2 size, 80) float32; zero in the padding.
+
+    prompt_keys and flow_keys (R,) int64: counter keys of PROMPT and FLOW; starts (R + 1,) int32 in tokens; prompt (R,)
+    int32: the row's prompt tokens; first_token (R,) int32: the sequence's token that its new ones begin with.
+    Position 2 starts[r] + f is frame f of row r. One pass over memory on CUDA.
+    """
+    if starts.is_cuda and importlib.util.find_spec("triton") is not None:
+        from tts_engine.chatterbox.kernels import noise  # noqa: PLC0415  only where there is Triton
+
+        return noise.packed_noise(prompt_keys, flow_keys, starts, prompt, first_token, size)
+    return plain_packed_noise(prompt_keys, flow_keys, starts, prompt, first_token, size)
+
+
+def plain_packed_noise(
+    prompt_keys: Tensor, flow_keys: Tensor, starts: Tensor, prompt: Tensor, first_token: Tensor, size: int
+) -> Tensor:
+    """`packed_noise` without Triton, on any device."""
+    frames = torch.arange(FRAMES_PER_TOKEN * size, device=starts.device)
+    rows = row_of(FRAMES_PER_TOKEN * starts, len(frames))
+    used, rows = rows < len(prompt), rows.clamp(max=len(prompt) - 1)
+    frame = frames - FRAMES_PER_TOKEN * starts[rows]
+    spoken = frame - FRAMES_PER_TOKEN * prompt[rows]
+    key = torch.where(spoken < 0, prompt_keys[rows], flow_keys[rows])
+    frame = torch.where(spoken < 0, frame, spoken + FRAMES_PER_TOKEN * first_token[rows])
+    index = frame[:, None] * MEL_BINS + torch.arange(MEL_BINS, device=starts.device)
+    return torch.where(used[:, None], counter.normal(key[:, None], index), 0.0)

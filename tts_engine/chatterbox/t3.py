@@ -11,7 +11,7 @@ Nothing here waits for the device, so that `step` can be captured in a CUDA grap
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tts_engine.chatterbox.constants import SPEAKER_EMBEDDING, START_TOKEN
-from tts_engine.chatterbox.step_attention import HEAD, StepAttention, attend
+from tts_engine.chatterbox.step_attention import HEAD, attend, hidden_where, merge_heads, split_heads
+
+AttentionCall = Callable[[int, Tensor], Tensor]
+"A layer's number and projections (B, Q, 3 heads 64) to what its attention gives, (B, Q, heads 64)."
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ class KVCache:
         """Own positions that a row can hold: text, START and speech."""
         return self.keys_values.shape[4]
 
+    def prefix_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values of the voice, each (heads, P, 64)."""
+        return self.prefix.keys[layer], self.prefix.values[layer]
+
     def first(self, batch: int) -> KVCache:
         """The first rows as a cache of their own, over the same memory."""
         return KVCache(self.keys_values[:, :, :batch], self.lengths[:batch], self.prefix)
@@ -131,22 +138,12 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections on both sides; what lies between depends on the cache, see `step_attention`."""
+    """The projections on both sides; what lies between depends on the cache."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.c_attn = Projection(width, 3 * width)
         self.c_proj = Projection(width, width)
-
-    def project(self, x: Tensor) -> Tensor:
-        """(B, T, width) to (3, B, heads, T, 64): queries, keys, values."""
-        projected: Tensor = self.c_attn(x)
-        return projected.view(*x.shape[:2], 3, -1, HEAD).permute(2, 0, 3, 1, 4)
-
-    def merge(self, x: Tensor) -> Tensor:
-        """(B, heads, T, 64) to (B, T, width)."""
-        projected: Tensor = self.c_proj(x.transpose(1, 2).flatten(2))
-        return projected
 
 
 class MLP(nn.Module):
@@ -170,8 +167,9 @@ class Block(nn.Module):
         self.mlp = MLP(width)
 
     def project(self, hidden: Tensor) -> Tensor:
-        """(B, T, width) to (3, B, heads, T, 64): queries, keys, values."""
-        return self.attn.project(self.ln_1(hidden))
+        """(B, Q, width) to (B, Q, 3 heads 64): queries, keys, values."""
+        projected: Tensor = self.attn.c_attn(self.ln_1(hidden))
+        return projected
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """Residual stream (B, T, width) and what attention gave, of the same shape, to the next block's input."""
@@ -198,11 +196,6 @@ class Conditioning(nn.Module):
         self.spkr_enc = nn.Linear(SPEAKER_EMBEDDING, width)
 
 
-def _hidden_where(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """-inf where `mask`, else 0."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -torch.inf)
-
-
 class T3(nn.Module):
     """[prefix | text | START | speech so far] to the logits of the next speech token, for a batch."""
 
@@ -220,15 +213,22 @@ class T3(nn.Module):
         """Once for a voice: speaker embedding (256,), prompt tokens (P,) int64."""
         speaker = self.cond_enc.spkr_enc(speaker_embedding.to(self.speech_head.weight.dtype))
         embedded = torch.cat((speaker[None], self.speech_emb(prompt_tokens)))
-        hidden = (embedded + self.tfmr.wpe.weight[: len(embedded)])[None]
         keys, values = [], []
-        for block in self.tfmr.blocks():
-            query, key, value = block.project(hidden).unbind()
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            hidden = block.finish(hidden, attended.transpose(1, 2).flatten(2))
+
+        def attention(_: int, projected: Tensor) -> Tensor:
+            query, key, value = split_heads(projected).unbind()
             keys.append(key[0])
             values.append(value[0])
+            return merge_heads(F.scaled_dot_product_attention(query, key, value, is_causal=True))
+
+        self.run_blocks((embedded + self.tfmr.wpe.weight[: len(embedded)])[None], attention)
         return VoicePrefix(torch.stack(keys), torch.stack(values))
+
+    def run_blocks(self, hidden: Tensor, attention: AttentionCall) -> Tensor:
+        """The residual stream (B, Q, width) through all blocks."""
+        for layer, block in enumerate(self.tfmr.blocks()):
+            hidden = block.finish(hidden, attention(layer, block.project(hidden)))
+        return hidden
 
     def new_cache(self, prefix: VoicePrefix, batch: int, capacity: int) -> KVCache:
         """Empty, in the prefix's dtype and on its device. ValueError if the model has not that many positions."""
@@ -260,24 +260,33 @@ class T3(nn.Module):
         if length > cache.capacity:
             raise ValueError(f"{longest} text tokens and START do not fit a cache of {cache.capacity} positions")
         rows = cache.rows if rows is None else rows
+        positions = cache.positions[:length]
+        hidden = self.embed_text(text_tokens, text_lengths, positions + cache.prefix.length, unconditional)
+        later = hidden_where(positions > positions[:, None], hidden.dtype)
+
+        def attention(layer: int, projected: Tensor) -> Tensor:
+            query, *own = split_heads(projected).unbind()
+            cache.keys_values[layer][:, rows, :, :length] = torch.stack(own)
+            return merge_heads(attend(query, (own[0], own[1]), later, cache.prefix_of(layer)))
+
+        hidden = self.run_blocks(hidden, attention)
+        cache.lengths[rows] = text_lengths + 1
+        return self.logits(hidden[torch.arange(batch, device=rows.device), text_lengths])
+
+    def embed_text(
+        self, text_tokens: Tensor, text_lengths: Tensor, positions: Tensor, unconditional: Tensor | None = None
+    ) -> Tensor:
+        """[text | START] (B, T + 1, width); `positions` (T + 1,) or (B, T + 1), counted with the prefix.
+
+        START stands right after each row's text; what follows it means nothing.
+        """
         text = self.text_emb(text_tokens)
         if unconditional is not None:
             text = text.masked_fill(unconditional[:, None, None], 0)
-        # START stands right after each row's text; what follows it is overwritten by the steps to come.
-        positions = cache.positions[:length]
-        is_start = (positions == text_lengths[:, None])[..., None]
-        hidden = torch.where(is_start, self.speech_emb.weight[START_TOKEN], F.pad(text, (0, 0, 0, 1)))
-        hidden = hidden + self.tfmr.wpe(positions + cache.prefix.length)
-
-        later = _hidden_where(positions > positions[:, None], hidden.dtype)
-        for layer, block in enumerate(self.tfmr.blocks()):
-            query, *own = block.project(hidden).unbind()
-            cache.keys_values[layer][:, rows, :, :length] = torch.stack(own)
-            prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
-            attended = attend(query, (own[0], own[1]), later, prefix)
-            hidden = block.finish(hidden, attended.transpose(1, 2).flatten(2))
-        cache.lengths[rows] = text_lengths + 1
-        return self._logits(hidden.gather(1, text_lengths[:, None, None].expand(batch, 1, hidden.shape[-1])))
+        is_start = torch.arange(text.shape[1] + 1, device=text.device) == text_lengths[:, None]
+        hidden = torch.where(is_start[..., None], self.speech_emb.weight[START_TOKEN], F.pad(text, (0, 0, 0, 1)))
+        embedded: Tensor = hidden + self.tfmr.wpe(positions)
+        return embedded
 
     def step(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
         """Speech tokens (B,) int64 just chosen, to logits (B, V) float32 of the next; `cache.lengths` counts up.
@@ -288,15 +297,21 @@ class T3(nn.Module):
         span = cache.capacity if span is None else span
         at = cache.lengths.clamp(max=cache.capacity - 1)
         hidden = (self.speech_emb(tokens) + self.tfmr.wpe(at + cache.prefix.length))[:, None]
-        attention = StepAttention(cache.rows, cache.positions, at, span, hidden.dtype)
-        for layer, block in enumerate(self.tfmr.blocks()):
-            projected = block.attn.c_attn(block.ln_1(hidden))
-            prefix = cache.prefix.keys[layer], cache.prefix.values[layer]
-            hidden = block.finish(hidden, attention(projected, cache.keys_values[layer], *prefix))
-        cache.lengths.copy_(at + 1)
-        return self._logits(hidden)
+        unfilled = hidden_where(cache.positions[:span] > at[:, None], hidden.dtype)[:, None, None]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """(B, 1, width) to (B, V) float32."""
-        logits: Tensor = self.speech_head(self.tfmr.ln_f(hidden[:, 0]))
+        def attention(layer: int, projected: Tensor) -> Tensor:
+            query, *new = split_heads(projected).unbind()
+            own = cache.keys_values[layer]
+            # Indexed dimensions come first.
+            own[:, cache.rows, :, at] = torch.stack([part[:, :, 0] for part in new], 1)
+            keys, values = own[..., :span, :].unbind()
+            return merge_heads(attend(query, (keys, values), unfilled, cache.prefix_of(layer)))
+
+        hidden = self.run_blocks(hidden, attention)
+        cache.lengths.copy_(at + 1)
+        return self.logits(hidden[:, 0])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The residual stream's end (B, width) to (B, V) float32."""
+        logits: Tensor = self.speech_head(self.tfmr.ln_f(hidden))
         return logits.float()

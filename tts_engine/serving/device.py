@@ -1,13 +1,13 @@
-"""The device that an engine runs on, and how PyTorch is to behave there."""
+"""The devices that an engine runs on, and how PyTorch is to behave there."""
 
 from __future__ import annotations
 
 import torch
 
 
-def default_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def devices_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The devices meant: those named, or every GPU, or the CPU where there is none."""
+    return names or tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cpu",)
 
 
 def use_device(device: torch.device) -> None:
@@ -21,4 +21,5 @@ def make_exact() -> None:
     same samples, while some of cuDNN's transposed convolutions add in whatever order.
     """
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True

@@ -1,187 +1,266 @@
-"""Chatterbox as an Engine: its utterances are stepped, chunk by chunk, on one worker thread."""
+"""Chatterbox as an Engine: workers, one a device; streams, each spoken by the worker that had the fewest."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
-import torch
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from weakref import WeakValueDictionary, finalize
 
 from tts_engine.chatterbox.cfg import cfg_scale
-from tts_engine.chatterbox.chunk_policy import ChunkPolicy
-from tts_engine.chatterbox.hub import find_model
-from tts_engine.chatterbox.model import Chatterbox, load
-from tts_engine.chatterbox.sampling import SamplingSettings
-from tts_engine.chatterbox.step_attention import fused_fault
-from tts_engine.chatterbox.text import prepare
-from tts_engine.chatterbox.voice_store import BUILT_IN_VOICE, VoiceStore
-from tts_engine.chatterbox.watermark import Watermarker
+from tts_engine.chatterbox.voice_store import VoiceStore
 from tts_engine.engine import EngineLimits, SpeechRequest
-from tts_engine.errors import EngineError, UnknownVoiceError
-from tts_engine.pooled_engine import PooledEngine
-from tts_engine.pooled_stream import Piece
-from tts_engine.resample import Samples
-from tts_engine.serving.decoders import DecoderPool
-from tts_engine.serving.device import default_device, make_exact, use_device
-from tts_engine.serving.graphs import GraphFlow, GraphVocoder
-from tts_engine.serving.utterance import Speaker, speak
-from tts_engine.serving.voices import NoBuiltInVoiceError, SpokenVoice, Voices
+from tts_engine.errors import (
+    EngineBusyError,
+    EngineError,
+    EngineNotReadyError,
+    TextTooLongError,
+    UnsupportedSampleRateError,
+)
+from tts_engine.measures import Counter, Gauge, Measure
+from tts_engine.pooled_engine import check_voice
+from tts_engine.serving.admission import AdmissionPolicy
+from tts_engine.serving.device import devices_of
+from tts_engine.serving.messages import Audio, Cancel, Deadline, Failed, Report, Speak
+from tts_engine.serving.settings import ChatterboxSettings, WorkerSettings
+from tts_engine.serving.stream import WorkerStream
+from tts_engine.serving.voices import VoiceNames
+from tts_engine.serving.worker_handle import WorkerHandle
+from tts_engine.serving.worker_host import ProcessHost, ThreadHost, WorkerHost
 
 logger = logging.getLogger(__name__)
 
-WORKERS = 1
-"A thread for the device: more would only stand in each other's way."
+WATCH_S = 0.1
+"How often the workers' idea of a listener's audio is compared with the listener's own."
 
-_WARM_UP = "Good morning, and thank you for calling."
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class ChatterboxSettings:
-    """What a ChatterboxEngine is to be."""
-
-    model: str
-    "A directory in the released layout, or a repository that was fetched."
-    voices_dir: Path
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    default_voice: str = BUILT_IN_VOICE
-    telephone_reading: bool = True
-    max_segment_chars: int = 300
-    watermark: bool = False
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    policy: ChunkPolicy = field(default_factory=ChunkPolicy)
-    seed: int = 0
+DRIFT_S = 0.25
+"What is not worth telling."
 
 
-class ChatterboxEngine(PooledEngine):
-    """An Engine over Chatterbox Turbo or Nano, on a GPU or, slowly, a CPU."""
+class _Member:
+    """A worker and the streams that it speaks."""
+
+    def __init__(self, handle: WorkerHandle) -> None:
+        self.handle = handle
+        # Weak: a stream that its reader forgot, unread and not cancelled, must not take up room for ever.
+        self.streams: WeakValueDictionary[int, WorkerStream] = WeakValueDictionary()
+
+
+class ChatterboxEngine:
+    """An Engine over Chatterbox Turbo or Nano. Start, use and stop it on one event loop; it can be started again."""
 
     def __init__(self, name: str, settings: ChatterboxSettings, max_streams: int, max_text_chars: int) -> None:
         """Raises ValueError for an unfit CHATTERBOX_CFG_SCALE."""
-        limits = EngineLimits(max_text_chars=max_text_chars, max_streams=max_streams)
-        super().__init__(name, settings.default_voice, limits, WORKERS)
+        self._name = name
         self._settings = settings
+        self._limits = EngineLimits(max_text_chars=max_text_chars, max_streams=max_streams)
         self._cfg_scale = cfg_scale()
         self._store = VoiceStore(settings.voices_dir)
-        self._model: Chatterbox | None = None
-        self._speaker: Speaker | None = None
-        self._watermarker: Watermarker | None = None
-        self._voices: Voices | None = None
+        self._voices: VoiceNames | None = None
+        self._members: list[_Member] = []
+        self._ids = itertools.count(1)
+        self._watcher: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._own_measures: tuple[Measure, ...] = (
+            Gauge("streams", "Utterances open", lambda: self.open_streams),
+            Gauge("workers_ready", "Workers that take requests", lambda: sum(m.handle.ready for m in self._members)),
+            Counter("worker_restarts", "Workers started again", lambda: sum(m.handle.restarts for m in self._members)),
+        )
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    def default_voice(self) -> str:
+        return self._settings.default_voice
 
     @property
     def voices(self) -> tuple[str, ...]:
         """As they were at start, and those that were added and asked for since."""
         return () if self._voices is None else self._voices.names
 
+    @property
+    def ready(self) -> bool:
+        """Whether a worker takes requests."""
+        return any(member.handle.ready for member in self._members)
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that have, or may get, something to read."""
+        return sum(len(member.streams) for member in self._members)
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """Ours, and those of each worker as it last told them."""
+        told = [member.handle.status for member in self._members]
+        return (*self._own_measures, *(measure for status in told if status for measure in status.measures))
+
+    async def start(self) -> None:
+        """Load every worker. Raises EngineError if what is needed cannot be had."""
+        async with self._changing:
+            if self._members:
+                return
+            devices = devices_of(self._settings.devices)
+            streams = -(-self._limits.max_streams // len(devices))
+            members = [_Member(self._handle(device, streams)) for device in devices]
+            try:
+                ready = [await member.handle.start() for member in members]
+            except BaseException:
+                for member in members:
+                    await member.handle.stop()
+                raise
+            self._members = members
+            self._voices = VoiceNames(self._store, built_in=ready[0].built_in_voice)
+            for each in ready:
+                logger.info("%s", each.summary)
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Cancel all streams, end the workers. Idempotent."""
+        async with self._changing:
+            if self._watcher is not None:
+                self._watcher.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._watcher
+                self._watcher = None
+            members, self._members = self._members, []
+            for member in members:
+                for stream in list(member.streams.values()):
+                    stream.cancel()
+            await asyncio.gather(*(member.handle.stop() for member in members))
+
     def check(self, request: SpeechRequest) -> None:
         """Raises UnknownVoiceError, TextTooLongError, UnsupportedSampleRateError; EngineError for a broken voice."""
-        if request.voice is not None and self._voices is not None:
-            self._voices.has(request.voice)
-        super().check(request)
+        voice = self._voice_name(request)
+        if self._voices is not None and not self._voices.has(voice):
+            check_voice(voice, self._voices.names)
+        if len(request.text) > self._limits.max_text_chars:
+            raise TextTooLongError(len(request.text), self._limits.max_text_chars)
+        if request.sample_rate not in self._limits.sample_rates:
+            raise UnsupportedSampleRateError(request.sample_rate, self._limits.sample_rates)
 
-    def _load(self) -> None:
-        try:
-            self._load_all()
-        except torch.OutOfMemoryError:
-            raise EngineError(
-                "the GPU has no room for the model and its streams: lower [tts.chatterbox] max_streams"
-            ) from None
+    def available(self) -> EngineError | None:
+        """See Engine."""
+        member = self._least_loaded()
+        if member is None:
+            return self._not_ready()
+        if self.open_streams >= self._limits.max_streams:
+            return self._full()
+        status = member.handle.status
+        if status is None:
+            return None
+        # The worker told it a moment ago; those who came since are counted here.
+        load, streams = status.load, len(member.streams)
+        waiting = load.waiting + max(0, streams - load.streams)
+        refused = self._policy(member).refusal(replace(load, streams=streams, waiting=waiting))
+        return EngineBusyError(refused.reason, refused.retry_after_seconds) if refused else None
 
-    def _load_all(self) -> None:
-        settings = self._settings
-        directory = find_model(settings.model)
-        if directory is None:
-            raise EngineError(_not_here(settings.model))
-        device = default_device() if settings.device == "auto" else torch.device(settings.device)
-        automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-        dtype = automatic if settings.precision == "auto" else _DTYPES[settings.precision]
-        self._watermarker = Watermarker() if settings.watermark else None
-        self._model = load(directory, device=device, dtype=dtype)
-        use_device(device)
-        self._speaker = self._make_speaker(self._model)
-        self._voices = Voices(self._model, self._store)
-        self._prepare_default_voice(self._voices, directory)
-        if device.type == "cuda":
-            self._warm_up(self._speaker, self._voices)
-        logger.info(
-            "%s of %s is loaded on %s as %s, guidance %s",
-            self._model.flavour,
-            directory,
-            device,
-            str(dtype).removeprefix("torch."),
-            self._cfg_scale or "off",
+    def synthesize(self, request: SpeechRequest) -> WorkerStream:
+        """Begin an utterance; see Engine."""
+        member = self._least_loaded()
+        if member is None:
+            raise self._not_ready()
+        self.check(request)
+        if self.open_streams >= self._limits.max_streams:
+            raise self._full()
+        id = next(self._ids)
+        now = time.monotonic()
+        stream = WorkerStream(request.sample_rate, request.buffered_seconds, lambda: self._ended(member, id))
+        stream.deadline = now + max(0.0, request.buffered_seconds())
+        member.streams[id] = stream
+        finalize(stream, _forget, asyncio.get_running_loop(), member.handle, id).atexit = False
+        order = Speak(id, request.text, self._voice_name(request), request.sample_rate, now, stream.deadline)
+        member.handle.send(order)
+        return stream
+
+    def _handle(self, device: str, streams: int) -> WorkerHandle:
+        settings = WorkerSettings(self._settings, device, self._cfg_scale, streams)
+        isolation = self._settings.isolation
+        in_process = isolation == "process" or (isolation == "auto" and device.startswith("cuda"))
+        host: Callable[[WorkerSettings], WorkerHost] = ProcessHost if in_process else ThreadHost
+
+        def member() -> _Member | None:
+            return next((each for each in self._members if each.handle is handle), None)
+
+        def reported(report: Report) -> None:
+            found = member()
+            if found is not None:
+                self._take(found, report)
+
+        def lost() -> None:
+            found = member()
+            for stream in list(found.streams.values()) if found else []:
+                stream.lose()
+
+        handle = WorkerHandle(settings, host, reported, lost)
+        return handle
+
+    def _take(self, member: _Member, report: Report) -> None:
+        if not isinstance(report, Audio | Failed) or (stream := member.streams.get(report.id)) is None:
+            return  # cancelled meanwhile
+        if isinstance(report, Failed):
+            stream.fail(report.reason)
+        else:
+            stream.deadline = report.deadline
+            stream.hear(report.pcm, final=report.final)
+
+    def _ended(self, member: _Member, id: int) -> None:
+        """Nothing more is wanted of the worker; it has forgotten the utterance, or is to."""
+        member.streams.pop(id, None)
+        member.handle.send(Cancel(id))
+
+    def _least_loaded(self) -> _Member | None:
+        """Of the workers that are ready the one with the fewest streams."""
+        return min((m for m in self._members if m.handle.ready), key=lambda m: len(m.streams), default=None)
+
+    def _policy(self, member: _Member) -> AdmissionPolicy:
+        """A CPU is for trying things out: it is late for everybody."""
+        on_gpu = member.handle.settings.device.startswith("cuda")
+        most = self._settings.max_first_audio_seconds if on_gpu else 0.0
+        return AdmissionPolicy(
+            max_streams=member.handle.settings.streams,
+            max_first_audio_seconds=most or math.inf,
+            most_late_seconds=max(0.5, most) if most else math.inf,
         )
 
-    def _make_speaker(self, model: Chatterbox) -> Speaker:
-        settings = self._settings
-        if model.device.type != "cuda":
-            decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=False)
-            return Speaker(model, decoders, settings.policy, settings.seed)
-        make_exact()
-        if fault := fused_fault():
-            logger.warning("T3 runs without its fused attention, slower: %s", fault)
-        decoders = DecoderPool(model.t3, settings.sampling, self._cfg_scale, graphs=True, kept=self.limits.max_streams)
-        flow = GraphFlow(model.flow, model.device, model.dtype)
-        vocoder = GraphVocoder(model.vocoder, model.device)
-        return Speaker(model, decoders, settings.policy, settings.seed, flow=flow, vocoder=vocoder)
+    def _full(self) -> EngineBusyError:
+        return EngineBusyError(f"the engine runs {self._limits.max_streams} streams already")
 
-    def _warm_up(self, speaker: Speaker, voices: Voices) -> None:
-        """Kernels are chosen and loaded, and graphs captured, at first use: no caller should wait for that."""
-        speaker.prepare(voices.one_of_each_size(self._default_voice))
-        segments = prepare(_WARM_UP)
-        if not sum(len(chunk) for chunk in speaker.chunks(self._spoken(self._default_voice), segments)):
-            raise EngineError("the model gave no sound")
+    def _not_ready(self) -> EngineNotReadyError:
+        what = "is starting again after a failure" if self._members else "is not running"
+        return EngineNotReadyError(f"the {self._name} engine {what}")
 
-    def _unload(self) -> None:
-        self._speaker = self._model = self._watermarker = self._voices = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # back to the driver: another process may want it
+    async def _watch(self) -> None:
+        """Listeners pause, and are cleared: then their audio runs out at another time than the worker thinks."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._tell_deadlines(time.monotonic())
 
-    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
-        speaker, settings, watermarker = self._speaker, self._settings, self._watermarker
-        if speaker is None:
-            raise EngineError(f"the {self.name} engine is not loaded")
+    def _tell_deadlines(self, now: float) -> None:
+        # Apart from the loop above, whose frame would keep the last stream alive though its reader forgot it.
+        for member in self._members:
+            for id, stream in list(member.streams.items()):
+                held = stream.held_seconds
+                # Who holds nothing is as urgent as it was when the audio ran out.
+                if held and abs(now + held - stream.deadline) > DRIFT_S:
+                    stream.deadline = now + held
+                    member.handle.send(Deadline(id, stream.deadline))
 
-        def chunks() -> Iterator[Samples]:
-            # On the worker: reading a voice and preparing a long text take milliseconds.
-            segments = prepare(
-                request.text, telephone_reading=settings.telephone_reading, max_chars=settings.max_segment_chars
-            )
-            if segments:
-                yield from speaker.chunks(self._spoken(voice), segments, stopped)
-
-        return speak(chunks, request.sample_rate, watermarker.stream() if watermarker else None)
-
-    def _prepare_default_voice(self, voices: Voices, directory: Path) -> None:
-        """Raises EngineError if the engine cannot speak with it."""
-        name = self._default_voice
-        try:
-            voices.spoken(name)
-        except UnknownVoiceError:
-            stored = ", ".join(self._store.names()) or "none"
-            raise EngineError(
-                f"there is no voice {name!r}: {self._store.directory} holds {stored}; see `chatterline voices add`"
-            ) from None
-        except NoBuiltInVoiceError:
-            stored = ", ".join(self._store.names()) or "none"
-            raise EngineError(
-                f"there is no voice {name!r}: the model in {directory} brings none along (conds.pt), and "
-                f"{self._store.directory} holds {stored}; see `chatterline voices add`"
-            ) from None
-        voices.has(name)
-
-    def _spoken(self, name: str) -> SpokenVoice:
-        if self._voices is None:
-            raise EngineError(f"the {self.name} engine is not loaded")
-        return self._voices.spoken(name)
+    def _voice_name(self, request: SpeechRequest) -> str:
+        return self._settings.default_voice if request.voice is None else request.voice
 
 
-def _not_here(model: str) -> str:
-    if model.startswith(("/", "~", ".")):
-        return f"there is no directory {model} with a model: `chatterline fetch-model --to {model}` makes it"
-    return f"the model {model} is not here: run `chatterline fetch-model {model}`"
+def _forget(loop: asyncio.AbstractEventLoop, handle: WorkerHandle, id: int) -> None:
+    """A stream was dropped: nobody can read it. The collector may run on any thread, and after the loop has closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(handle.send, Cancel(id))

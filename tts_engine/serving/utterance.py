@@ -1,36 +1,46 @@
-"""One text, spoken step by step: segments, their tokens, their sound, and one signal at the end."""
+"""One request on its way through a worker: its segments, each a sequence, and how much sound they gave so far."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from tts_engine.chatterbox.assembler import SpeechAssembler
-from tts_engine.chatterbox.chunk_policy import ChunkPolicy
-from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, SAMPLE_RATE, TRAILING_SILENCE_TOKENS
+from tts_engine.chatterbox import counter
+from tts_engine.chatterbox.constants import SILENCE_TOKEN, TRAILING_SILENCE_TOKENS
 from tts_engine.chatterbox.draws import Draws
-from tts_engine.chatterbox.generation import TokenGenerator
-from tts_engine.chatterbox.guards import EndReason, TokenGuard
-from tts_engine.chatterbox.model import Chatterbox
-from tts_engine.chatterbox.streaming import FlowDecoder, WaveRenderer, synthesise_chunks
+from tts_engine.chatterbox.guards import Verdict
 from tts_engine.chatterbox.watermark import WatermarkStream
-from tts_engine.errors import SynthesisError
-from tts_engine.pooled_stream import Piece
-from tts_engine.resample import Resampler, Samples, to_pcm16
-from tts_engine.serving.decoders import MOST_TEXT_TOKENS, DecoderPool
-from tts_engine.serving.device import use_device
-from tts_engine.serving.graphs import FRAME_BUCKET, TOKEN_BUCKET, GraphFlow, GraphVocoder
-from tts_engine.serving.voices import SpokenVoice
+from tts_engine.resample import Resampler, to_pcm16
+from tts_engine.serving.messages import Speak
 
-logger = logging.getLogger(__name__)
+MOST_TEXT_TOKENS = 400
+"Of a segment. Byte-level BPE needs more than one token a character for foreign scripts only."
 
-MOST_PREPARED_TOKENS = 500
-"20 s: what a segment of 300 characters takes. What is longer is decoded without a graph."
+MODEL_RATE = 24000  # Hz
+
+
+class Guard(Protocol):
+    """chatterbox.guards.TokenGuard, or what a benchmark puts in its place."""
+
+    limit: int
+    min_tokens: int
+
+    def accept(self, token: int) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a text that is spoken as one sequence."""
+
+    text_tokens: list[int]
+    seed: int
+    guard: Guard
 
 
 def segment_seed(seed: int, text: str, number: int) -> int:
@@ -39,106 +49,91 @@ def segment_seed(seed: int, text: str, number: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-class Speaker:
-    """What all utterances of a model share."""
-
-    def __init__(
-        self,
-        model: Chatterbox,
-        decoders: DecoderPool,
-        policy: ChunkPolicy,
-        seed: int,
-        *,
-        flow: GraphFlow | None = None,
-        vocoder: GraphVocoder | None = None,
-    ) -> None:
-        """`flow` and `vocoder` run in place of the model's own."""
-        self._model = model
-        self._graphs = (flow, vocoder)
-        self._flow: FlowDecoder = model.flow if flow is None else flow
-        self._vocoder: WaveRenderer = model.vocoder if vocoder is None else vocoder
-        self._decoders = decoders
-        self._policy = policy
-        self._seed = seed
-
-    def prepare(self, voices: Collection[SpokenVoice]) -> None:
-        """Capture the graphs that utterances up to MOST_PREPARED_TOKENS with any of these voices will need."""
-        self._decoders.prepare(voice.prefix for voice in voices)
-        flow, vocoder = self._graphs
-        prompts = [len(voice.conditioning.flow_prompt_tokens) for voice in voices]
-        if flow is not None:
-            most = max(prompts) + MOST_PREPARED_TOKENS + TRAILING_SILENCE_TOKENS
-            for size in range(min(prompts), most + TOKEN_BUCKET, TOKEN_BUCKET):
-                flow.prepare(size)
-        if vocoder is not None:
-            largest = FRAMES_PER_TOKEN * max(self._policy.sizes) + self._policy.window_margin_frames
-            for frames in range(FRAME_BUCKET, largest + FRAME_BUCKET, FRAME_BUCKET):
-                vocoder.prepare(frames)
-
-    def chunks(
-        self, voice: SpokenVoice, segments: list[str], stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[Samples]:
-        """Samples (n,) float32 at 24 kHz, chunk by chunk. A text of several segments is joined as it is spoken.
-
-        `stopped` is asked at every token: a step takes long, and nobody may be listening any more. SynthesisError.
-        """
-        with suppress(_StoppedError):
-            yield from self._chunks(voice, segments, stopped)
-
-    def _chunks(self, voice: SpokenVoice, segments: list[str], stopped: Callable[[], bool]) -> Iterator[Samples]:
-        use_device(self._model.device)
-        fitting = (part for segment in segments for part in self._fitting(segment))
-        for number, (segment, text_tokens) in enumerate(fitting):
-            draws = Draws(segment_seed(self._seed, segment, number), self._model.device)
-            assembler = SpeechAssembler(voice.conditioning, draws, self._policy)
-            guard = TokenGuard.for_text(segment)
-            with self._decoders.borrowed(voice.prefix, len(text_tokens) + 1 + guard.limit) as decoder:
-                tokens = TokenGenerator(decoder, text_tokens, draws.uniform, guard)
-                for chunk in synthesise_chunks(self._flow, self._vocoder, assembler, _until(stopped, tokens)):
-                    yield _on_host(chunk)
-            if tokens.end_reason is not None and tokens.end_reason is not EndReason.STOPPED:
-                logger.info("an utterance was ended by its guard: %s", tokens.end_reason.value)
-
-    def _fitting(self, segment: str) -> Iterator[tuple[str, list[int]]]:
-        """The segment and its tokens; in halves if they are too many, which no English text of its length has."""
-        tokens = self._model.tokenizer.encode(segment)
-        if len(tokens) <= MOST_TEXT_TOKENS:
-            yield segment, tokens
-            return
-        middle = len(segment) // 2
-        cut = segment.rfind(" ", 1, middle) + 1 or middle
-        yield from self._fitting(segment[:cut].rstrip())
-        yield from self._fitting(segment[cut:])
+def cut_to_fit(segment: str, encode: Callable[[str], list[int]]) -> list[tuple[str, list[int]]]:
+    """The segment and its tokens; in halves if they are too many, which no English text of its length has."""
+    tokens = encode(segment)
+    if len(tokens) <= MOST_TEXT_TOKENS:
+        return [(segment, tokens)]
+    middle = len(segment) // 2
+    cut = segment.rfind(" ", 1, middle) + 1 or middle
+    return cut_to_fit(segment[:cut].rstrip(), encode) + cut_to_fit(segment[cut:], encode)
 
 
-class _StoppedError(Exception):
-    """Nobody listens any more."""
+class Speaking:
+    """A segment's sequence: its speech tokens so far."""
+
+    def __init__(self, id: int, utterance: Utterance, segment: Segment) -> None:
+        self.id = id
+        self.utterance = utterance
+        self.guard = segment.guard
+        self.text_tokens = segment.text_tokens
+        self.draws = Draws(segment.seed)
+        self.keys = tuple(counter.key(segment.seed, stream) for stream in _KEYS)
+        self.tokens: list[int] = []
+        self.ended = False
+        "All tokens are here, the silence at the end included."
+        self.chunks = 0
+        self.last = not utterance.segments
+        "Of its utterance."
+
+    def accept(self, token: int) -> Verdict:
+        """One more token as sampled; what the guard lets go is added."""
+        verdict = self.guard.accept(token)
+        self.tokens += verdict.tokens
+        if verdict.end is not None:
+            self.tokens += [SILENCE_TOKEN] * TRAILING_SILENCE_TOKENS
+            self.ended = True
+        return verdict
+
+    def uniforms(self) -> npt.NDArray[np.float32]:
+        """T3's draws, one a step."""
+        return self.draws.uniforms(self.guard.limit)
 
 
-def _until(stopped: Callable[[], bool], tokens: Iterator[int]) -> Iterator[int]:
-    for token in tokens:
-        if stopped():
-            raise _StoppedError
-        yield token
+_KEYS = (counter.PROMPT, counter.FLOW, counter.SOURCE, counter.PHASE)
 
 
-def _on_host(chunk: torch.Tensor) -> Samples:
-    samples: Samples = chunk.float().cpu().numpy()
-    if not np.isfinite(samples).all():
-        raise SynthesisError("the model's numbers overflowed; try another dtype (bfloat16 or float32)")
-    return samples
+@dataclass(eq=False)
+class Utterance:
+    """One request."""
+
+    order: Speak
+    segments: deque[Segment]
+    voice: int
+    "Index in the voice bank."
+    prompt: npt.NDArray[np.int32]
+    "The flow's prompt tokens."
+    slot: int
+    "Where S3Gen keeps what it needs from chunk to chunk."
+    deadline: float
+    finish: Finish
+    sequences: dict[int, Speaking] = field(default_factory=dict)
+    "Those that are not done yet."
+    samples: int = 0
+    "At 24 kHz, given so far."
+    out: int = 0
+    "At the rate that the GPU gives."
+    heard: bool = False
+    "Whether any sound has left."
 
 
-def speak(
-    chunks: Callable[[], Iterator[Samples]], sample_rate: int, watermark: WatermarkStream | None
-) -> Iterator[Piece]:
-    """An utterance as pieces of PCM: marked at 24 kHz, resampled as one signal."""
-    resampler = Resampler(SAMPLE_RATE, sample_rate)
-    spoken = False
-    for samples in chunks():
-        spoken = True
-        marked = samples if watermark is None else watermark.process(samples)
-        yield Piece(to_pcm16(resampler.process(marked)), final=False)
-    if spoken:
-        rest = resampler.flush() if watermark is None else resampler.process(watermark.flush(), final=True)
-        yield Piece(to_pcm16(rest), final=True)
+class Finish:
+    """What the host still does to the GPU's PCM: nothing, or the watermark and the rate."""
+
+    def __init__(self, sample_rate: int, watermark: WatermarkStream | None) -> None:
+        self.gpu_rate = sample_rate if watermark is None else MODEL_RATE
+        self._watermark = watermark
+        self._resampler = Resampler(MODEL_RATE, sample_rate)
+
+    def __call__(self, pcm: bytes, *, final: bool) -> bytes:
+        if self._watermark is None:
+            return pcm
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32767.0
+        marked = self._watermark.process(samples)
+        if final:
+            marked = np.concatenate([marked, self._watermark.flush()])
+        return to_pcm16(self._resampler.process(marked, final=final))
+
+
+def token_array(tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+    return np.asarray(tokens, np.int32)

@@ -1,189 +1,352 @@
-"""Graphs and fused kernels against the eager modules; needs an NVIDIA GPU."""
+"""CUDA graphs, and the runners with them against the plain modules. All but the buckets need an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmarks.make_checkpoint import small_sizes
-from tts_engine.chatterbox.decoder import TokenDecoder
-from tts_engine.chatterbox.flow import Flow
+from benchmarks import make_checkpoint
+from benchmarks.make_checkpoint import Sizes
+from tests.tts_engine.chatterbox.voices import make_voice
+from tests.tts_engine.serving.runner_cases import (
+    Sounding,
+    decode_alone,
+    decode_together,
+    fresh_chance,
+    next_row,
+    pcm_of,
+    random_sequences,
+    random_soundings,
+    relative_error,
+    speak_together,
+)
+from tests.tts_engine.serving.served import Plain, calm, settings_for, write_voices
+from tts_engine.chatterbox.chunk_policy import ChunkPolicy
+from tts_engine.chatterbox.flow import FlowSizes
+from tts_engine.chatterbox.model import Chatterbox, load
+from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
+from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
 from tts_engine.chatterbox.sampling import SamplingSettings
-from tts_engine.chatterbox.step_attention import StepAttention, fused_fault
-from tts_engine.chatterbox.t3 import T3, T3Sizes, VoicePrefix
-from tts_engine.chatterbox.vocoder import Vocoder
+from tts_engine.chatterbox.t3 import T3Sizes, VoicePrefix
+from tts_engine.chatterbox.vocoder import VocoderSizes
+from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.engine import SpeechRequest
+from tts_engine.serving.engine import ChatterboxEngine
+from tts_engine.serving.graphs import CapturedCall, bucket_of
+from tts_engine.serving.laps import Laps, to_host
+from tts_engine.serving.speech_runner import SpeechRunner
+from tts_engine.serving.t3_runner import STEP_ROWS, Begin, T3Runner
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 DEVICE = torch.device("cuda")
+SIZES = Sizes(
+    T3Sizes(3, 256, 4, positions=2048),
+    FlowSizes(
+        width=128,
+        heads=2,
+        feed_forward=256,
+        layers=2,
+        up_layers=1,
+        channels=64,
+        time_width=64,
+        estimator_heads=2,
+        estimator_feed_forward=128,
+        mid_blocks=2,
+        transformers=2,
+    ),
+    VocoderSizes(64, 64),
+)
+"Small, and such as the kernels can run: heads are of 64."
+
+SLOTS, PAGES = 6, 60
+POLICIES = (ChunkPolicy(sizes=(20, 40)), ChunkPolicy(sizes=(14,)), ChunkPolicy(sizes=(500,)))
+
+
+class TestBuckets:
+    @given(st.sets(st.integers(1, 1000), min_size=1), st.integers(0, 1100))
+    def test_the_smallest_that_holds_it(self, sizes: set[int], size: int) -> None:
+        expected = min((bucket for bucket in sizes if bucket >= size), default=None)
+        assert bucket_of(size, sorted(sizes)) == expected
+
+    def test_a_step_of_one_is_not_padded(self) -> None:
+        assert bucket_of(1, STEP_ROWS) == 1
+        assert bucket_of(257, STEP_ROWS) is None
 
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    torch.manual_seed(0)
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     yield
-    torch.backends.cudnn.allow_tf32 = before
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
 
 
-def livened(module: torch.nn.Module) -> torch.nn.Module:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the kernels can run."""
+    directory = tmp_path_factory.mktemp("gpu") / "model"
+    make_checkpoint.write_checkpoint(directory, sizes=SIZES, unread=False)
+    return directory
+
+
+def read(directory: Path, dtype: torch.dtype = torch.float32) -> Chatterbox:
+    """With a calm voice: the phase adds up what F0 is rounded otherwise."""
+    model = load(directory, device=DEVICE, dtype=dtype)
     with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return module.to(DEVICE).eval()
+        calm(model.vocoder)
+    return model
 
 
-def small_t3() -> T3:
-    t3 = livened(T3(T3Sizes(3, 256, 4, positions=2048, text_vocabulary=200)))
-    assert isinstance(t3, T3)
-    return t3
+@gpu
+class TestCapturedCall:
+    def test_inputs_are_copied_and_what_lies_beyond_stays(self) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            given = torch.arange(8.0, device=DEVICE)
+            call = CapturedCall(lambda x: (x * 2, x.sum()[None]), {"x": given}, torch.cuda.graph_pool_handle())
+            for size in (8, 3, 1):
+                fresh = torch.randn(size, device=DEVICE)
+                expected = given.clone()
+                expected[:size] = fresh
+                doubled, total = call(x=fresh)
+                torch.testing.assert_close(doubled, expected * 2)
+                torch.testing.assert_close(total[0], expected.sum())
+            assert call()[0].data_ptr() == doubled.data_ptr(), "the same tensors every time"
+
+    def test_results_and_their_time_come_without_waiting(self) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            laps = Laps(DEVICE)
+            busy = torch.randn(4000, 4000, device=DEVICE)
+            for _ in range(20):
+                busy = busy @ busy / 100
+            laps.mark()
+            fetched = to_host(busy[:2])
+            laps.mark()
+            laps.wait()
+            assert laps.done
+            assert all(seconds >= 0 for seconds in laps.seconds())
+            assert laps.seconds()[0] > 1e-4
+            assert torch.equal(fetched, busy[:2].cpu())
 
 
-def prefix_of(t3: T3, prompt: int = 40) -> VoicePrefix:
-    return t3.prefix(torch.randn(256, device=DEVICE), torch.randint(0, 6561, (prompt,), device=DEVICE))
+@gpu
+class TestT3:
+    @staticmethod
+    def runner(
+        model: Chatterbox, voices: list[VoicePrefix], settings: SamplingSettings, cfg_scale: float = 0.0
+    ) -> tuple[T3Runner, PagedCache]:
+        twins = bool(cfg_scale)
+        cache = PagedCache(
+            model.sizes,
+            slots=SLOTS,
+            pages=PAGES * (2 if twins else 1),
+            positions=10 * PAGE,
+            voices=len(voices),
+            most_prefix=100,
+            dtype=model.dtype,
+            device=DEVICE,
+            twins=twins,
+        )
+        decoder = BatchDecoder(model.t3, cache, settings, cfg_scale, most_tokens=100, fused=True)
+        runner = T3Runner(decoder, cache, graphs=True)
+        torch.cuda.synchronize()
+        cache.keys_values.fill_(torch.nan)  # what nobody has written must not be read
+        cache.keys_values[:, cache.pages] = 0  # but the idle row's
+        torch.cuda.synchronize()
+        for index, voice in enumerate(voices):
+            runner.set_voice(index, voice)
+        torch.cuda.synchronize()
+        runner.capture()
+        return runner, cache
+
+    @staticmethod
+    def voices(model: Chatterbox) -> list[VoicePrefix]:
+        with torch.inference_mode():
+            found = [
+                model.t3.prefix(
+                    torch.randn(256, device=DEVICE, dtype=model.dtype),
+                    torch.randint(0, 6561, (prompt,), device=DEVICE),
+                )
+                for prompt in (3, 40, 90)
+            ]
+        torch.cuda.synchronize()
+        return found
+
+    @pytest.mark.parametrize("cfg_scale", [0.0, 0.7])
+    def test_in_float32_every_token_is_the_plain_decoder_s(self, files: Path, cfg_scale: float) -> None:
+        chance, model = fresh_chance(), read(files)
+        voices = self.voices(model)
+        runner, _ = self.runner(model, voices, SamplingSettings(), cfg_scale)
+        sequences = random_sequences(chance, 20, voices=len(voices), steps=60)
+        decode_together(runner, sequences, slots=SLOTS, pages=PAGES, chance=chance)
+        torch.cuda.synchronize()
+        same = sum(each.tokens == decode_alone(model.t3, voices[each.voice], each, cfg_scale) for each in sequences)
+        # A draw may fall upon the border between two tokens, as no float32 sum is added in the same order.
+        assert same >= len(sequences) - 1
+        assert runner.padding > 0
+
+    def test_in_bfloat16_the_likeliest_tokens_mostly_are(self, files: Path) -> None:
+        """Random logits lie close: sooner or later one is rounded otherwise, and then all that follows differs."""
+        chance, model = fresh_chance(), read(files, torch.bfloat16)
+        voices = self.voices(model)
+        greedy = SamplingSettings(top_k=1)
+        runner, cache = self.runner(model, voices, greedy)
+        sequences = random_sequences(chance, 40, voices=len(voices), steps=12)
+        decode_together(runner, sequences, slots=SLOTS, pages=PAGES, chance=chance)
+        torch.cuda.synchronize()
+        plain = T3Runner(BatchDecoder(model.t3, cache, greedy, most_tokens=100, fused=False), cache, graphs=False)
+        heard = [each.tokens for each in sequences]
+        for each in sequences:
+            each.slot, each.pages, each.tokens, each.launched = -1, [], [], 0
+        cache.keys_values.zero_()
+        torch.cuda.synchronize()
+        decode_together(plain, sequences, slots=SLOTS, pages=PAGES, chance=chance)
+        same = sum(
+            len(fused) == len(each.tokens) and fused[:2] == each.tokens[:2]
+            for fused, each in zip(heard, sequences, strict=True)
+        )
+        assert same >= 0.6 * len(sequences)
+
+    def test_a_text_too_long_for_a_graph_and_the_next_step_launched_ahead(self, files: Path) -> None:
+        model = read(files)
+        voices = self.voices(model)
+        runner, _ = self.runner(model, voices, SamplingSettings())
+        draws = np.full(10, 0.3, np.float32)
+        begun = runner.begin([Begin(0, 1, list(range(200)), tuple(range(7)), draws, 100)])
+        steps = [runner.step([0]) for _ in range(3)]
+        tokens = [sampled.wait()[0] for sampled in (begun, *steps)]
+        assert all(finite for _, finite in tokens)
+        assert begun.done
+        assert all(sampled.seconds > 0 for sampled in steps)
+        assert runner.stream is not None
+
+    def test_what_is_no_number_is_its_row_s_alone(self, files: Path) -> None:
+        model = read(files)
+        voices = self.voices(model)
+        runner, cache = self.runner(model, voices, SamplingSettings())
+        torch.cuda.synchronize()
+        cache.keys_values.zero_()
+        broken = VoicePrefix(torch.full_like(voices[1].keys, torch.nan), voices[1].values)
+        torch.cuda.synchronize()
+        runner.set_voice(1, broken)
+        draws = np.full(10, 0.3, np.float32)
+        begun = runner.begin([Begin(0, 0, [1, 2], (3,), draws, 100), Begin(1, 1, [1, 2], (5,), draws, 100)])
+        assert {slot: finite for slot, (_, finite) in begun.wait().items()} == {0: True, 1: False}
+        stepped = runner.step([0, 1]).wait()
+        assert {slot: finite for slot, (_, finite) in stepped.items()} == {0: True, 1: False}
+        runner.clean(1)
+        torch.cuda.synchronize()
+        assert cache.keys_values.isfinite().all()
 
 
-@pytest.mark.parametrize(("batch", "heads", "prefix"), [(1, 16, 376), (2, 12, 376), (5, 4, 1), (64, 16, 201)])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
-)  # one rounding of values up to 3
-def test_the_fused_step_is_the_plain_one(
-    batch: int, heads: int, prefix: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert fused_fault() is None
-    capacity = 300
-    with torch.device(DEVICE):
-        projected = torch.randn(batch, 1, 3 * heads * 64).to(dtype)
-        keys, values = (torch.randn(heads, prefix, 64).to(dtype) for _ in range(2))
-        own = torch.randn(2, batch, heads, capacity, 64).to(dtype)
-        at = torch.randint(0, capacity, (batch,))
-        at[0] = 0
-        rows, positions = torch.arange(batch), torch.arange(capacity)
-    plain_own, fused_own = own.clone(), own.clone()
-    fused = StepAttention(rows, positions, at, capacity, dtype)(projected, fused_own, keys, values)
-    monkeypatch.setattr("tts_engine.chatterbox.step_attention.fused_fault", lambda: "for the test")
-    plain = StepAttention(rows, positions, at, capacity, dtype)(projected, plain_own, keys, values)
-    assert torch.equal(fused_own, plain_own)
-    assert float((fused.float() - plain.float()).abs().max()) <= tolerance
+@gpu
+class TestS3Gen:
+    @staticmethod
+    def runner(model: Chatterbox, *, graphs: bool) -> SpeechRunner:
+        from tts_engine.chatterbox.packed_flow import PackedFlow
+        from tts_engine.chatterbox.packed_vocoder import PackedVocoder
+
+        state = SpeechState(SLOTS, ChunkPolicy(), DEVICE)
+        for held in (state.mel, state.f0, state.phase, state.tail):
+            held.fill_(torch.nan)  # what nobody has kept must not be used
+        runner = SpeechRunner(
+            PackedFlow(model.flow, voices=2) if graphs else PaddedFlow(model.flow, voices=2),
+            PackedVocoder(model.vocoder) if graphs else PaddedVocoder(model.vocoder),
+            state,
+            slots=SLOTS,
+            rows=8,
+            tokens=704,
+            frames=1152,
+            device=DEVICE,
+            graphs=graphs,
+        )
+        voices = [make_voice(1, prompt, index).to(DEVICE, model.dtype) for index, prompt in enumerate((2, 30))]
+        torch.cuda.synchronize()
+        for index, voice in enumerate(voices):
+            runner.set_voice(index, voice)
+        torch.cuda.synchronize()
+        runner.capture()
+        return runner
+
+    @pytest.mark.parametrize(
+        ("dtype", "most"),
+        # Both round to bfloat16, at different places, and the vocoder's magnitudes are exponentials.
+        [(torch.float32, 0.02), (torch.bfloat16, 0.3)],
+    )
+    @pytest.mark.parametrize("rate", [8000, 24_000])
+    def test_packed_and_captured_it_says_what_the_plain_modules_say(
+        self, files: Path, dtype: torch.dtype, most: float, rate: int
+    ) -> None:
+        """8 kHz has graphs for the vocoder, other rates have none."""
+        chance, model = fresh_chance(), read(files, dtype)
+        captured, plain = self.runner(model, graphs=True), self.runner(model, graphs=False)
+        voices = [make_voice(1, prompt, index) for index, prompt in enumerate((2, 30))]
+        utterances = random_soundings(chance, 5, voices=2, policies=POLICIES)
+        again = [Sounding(each.voice, each.slot, each.sequences) for each in utterances]
+        speak_together(captured, utterances, voices, rate, chance)
+        for each in again:
+            speak_together(plain, [each], voices, rate, chance)
+        errors = [relative_error(pcm_of(a), pcm_of(b)) for a, b in zip(utterances, again, strict=True)]
+        print("errors", errors)
+        assert max(errors) < most
+        assert captured.padded_tokens > 0
+        assert (captured.padded_frames > 0) is (rate == 8000)
+
+    def test_what_is_no_number_is_its_row_s_alone(self, files: Path) -> None:
+        model = read(files)
+        runner, plain = self.runner(model, graphs=True), self.runner(model, graphs=False)
+        voices = [make_voice(1, prompt, index) for index, prompt in enumerate((2, 30))]
+        broken = voices[1].to(DEVICE, model.dtype)
+        broken.flow_prompt_mel.fill_(torch.nan)
+        torch.cuda.synchronize()
+        runner.set_voice(1, broken)
+        torch.cuda.synchronize()
+        good, bad = Sounding(0, 0, [(1, list(range(40)), POLICIES[2])]), Sounding(1, 2, [(2, [7] * 30, POLICIES[2])])
+        rows = [next_row(runner, bad, voices[1], 8000), next_row(runner, good, voices[0], 8000)]
+        (_, bad_finite), (heard, good_finite) = runner.speak(rows, 8000).rows()
+        assert (bad_finite, good_finite) == (False, True)
+        runner.forget(2)
+        alone = Sounding(0, 0, good.sequences)
+        speak_together(plain, [alone], voices, 8000, fresh_chance())
+        assert relative_error(np.frombuffer(heard, "<i2"), pcm_of(alone)) < 0.02
 
 
-@pytest.mark.parametrize("cfg_scale", [0.0, 0.7])
-def test_the_captured_decoder_says_what_the_eager_one_says(cfg_scale: float) -> None:
-    from tts_engine.serving.graphs import GraphDecoder
+@gpu
+def test_an_engine_on_the_gpu_in_a_process_of_its_own(files: Path, tmp_path: Path) -> None:
+    """As it is used: with graphs, 8 kHz from the GPU, batches with others or none."""
+    voices_dir = write_voices(tmp_path / "voices")
+    settings = settings_for(
+        files, voices_dir, devices=(), isolation="auto", precision="float32", kv_memory_mb=200, backend="cuda-graphs"
+    )
+    requests = [("Hold the line.", "anna"), ("Your parcel comes at noon today.", "bob"), ("Good morning.", "carol")]
 
-    t3 = small_t3()
-    voices = [prefix_of(t3), prefix_of(t3)]
-    draw = random.Random(1)
-    uniforms = [draw.random() for _ in range(60)]
+    async def heard(engine: ChatterboxEngine, text: str, voice: str) -> np.ndarray:
+        chunks = [chunk.pcm async for chunk in engine.synthesize(SpeechRequest(text, voice))]
+        return np.frombuffer(b"".join(chunks), "<i2")
 
-    def said(decoder: TokenDecoder, text: list[int]) -> list[int]:
-        decoder.begin(text)
-        return [decoder.next(uniform, forbid_stop=step < 40) for step, uniform in enumerate(uniforms)]
-
-    captured = GraphDecoder(t3, voices[0], 100, SamplingSettings(), cfg_scale)
-    for voice, text in ((voices[0], [3, 1, 4]), (voices[1], [1, 5, 9, 2, 6]), (voices[0], [3, 1, 4])):
-        assert captured.use(voice)
-        eager = TokenDecoder(t3, voice, 100, SamplingSettings(), cfg_scale)
-        assert said(captured, text) == said(eager, text)
-    assert not captured.use(prefix_of(t3, prompt=10))
-
-
-@pytest.mark.parametrize("look_ahead", [0, 3])
-def test_the_captured_flow_is_the_eager_one(look_ahead: int) -> None:
-    from tts_engine.serving.graphs import GraphFlow
-
-    flow = livened(Flow(small_sizes().flow))
-    captured = GraphFlow(flow, DEVICE, torch.float32)
-    for size in (32, 64, 96):
-        captured.prepare(size)
-    # Up and down over bucket borders: what an earlier, longer call left in the buffers must not be heard.
-    for size in (70, 32, 33, 64, 20, 96, 100):  # the last was not prepared
-        with torch.inference_mode(), torch.device(DEVICE):
-            prompt = 12
-            given = {
-                "tokens": torch.randint(0, 6561, (1, size)),
-                "lengths": torch.tensor([size]),
-                "prompt_mel": torch.randn(1, 2 * prompt, 80),
-                "prompt_frames": torch.tensor([2 * prompt]),
-                "x_vector": torch.randn(1, 192),
-                "noise": torch.randn(1, 80, 2 * size),
-            }
-            expected = flow(**given, look_ahead=look_ahead)
-            torch.testing.assert_close(captured(**given, look_ahead=look_ahead), expected, atol=2e-4, rtol=1e-3)
-
-
-def test_in_half_precision_noise_and_frames_stay_float32() -> None:
-    from tts_engine.serving.graphs import GraphFlow
-
-    flow = livened(Flow(small_sizes().flow)).to(torch.bfloat16)
-    captured = GraphFlow(flow, DEVICE, torch.bfloat16)  # type: ignore[arg-type]
-    captured.prepare(32)
-    with torch.inference_mode(), torch.device(DEVICE):
-        given = {
-            "tokens": torch.randint(0, 6561, (1, 30)),
-            "prompt_mel": torch.randn(1, 24, 80).bfloat16(),
-            "x_vector": torch.randn(1, 192).bfloat16(),
-            "noise": torch.randn(1, 80, 60),
-        }
-        mel = captured(lengths=None, prompt_frames=None, **given)
-        expected = flow(lengths=None, prompt_frames=None, **given)
-    assert mel.dtype == expected.dtype == torch.float32
-    assert not torch.equal(mel, mel.bfloat16().float())
-    assert float((mel - expected).abs().max()) < 0.1
-
-
-def test_the_captured_vocoder_is_the_eager_one() -> None:
-    from tts_engine.serving.graphs import GraphVocoder
-
-    vocoder = livened(Vocoder(small_sizes().vocoder))
-    assert isinstance(vocoder, Vocoder)
-    captured = GraphVocoder(vocoder, DEVICE)
-    for frames in (64, 128):
-        captured.prepare(frames)
-    for frames, known in ((100, 30), (24, 0), (64, 15), (65, 15), (10, 9), (130, 0)):  # the last was not prepared
-        with torch.inference_mode(), torch.device(DEVICE):
-            given = {
-                "mel": torch.randn(1, 80, frames) * 2 - 4,
-                "phase": torch.rand(1, 9),
-                "offsets": torch.rand(1, 9),
-                "noise": torch.randn(1, 9, 480 * frames),
-                "known_f0": torch.rand(1, frames) * 200,
-                "known": torch.tensor([known]),
-            }
-            expected = vocoder.render(**given)
-            for got, wanted in zip(captured.render(**given), expected, strict=True):
-                torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
-
-
-def test_the_engine_speaks_with_graphs(tmp_path: Path) -> None:
-    from benchmarks.make_checkpoint import write_checkpoint
-    from tts_engine.serving.engine import ChatterboxEngine, ChatterboxSettings
-
-    write_checkpoint(tmp_path / "model", sizes=small_sizes())
-    settings = ChatterboxSettings(model=str(tmp_path / "model"), voices_dir=tmp_path / "voices", precision="float32")
-    texts = ["Good morning.", "Your parcel comes at 10:30.", "Good morning."]
-
-    async def heard(engine: ChatterboxEngine, text: str) -> bytes:
-        return b"".join([chunk.pcm async for chunk in engine.synthesize(SpeechRequest(text, None, 8000))])
-
-    async def run() -> tuple[list[bytes], list[bytes]]:
-        engine = ChatterboxEngine("chatterbox", settings, max_streams=4, max_text_chars=1000)
+    async def run() -> tuple[list[np.ndarray], list[np.ndarray]]:
+        engine = ChatterboxEngine("chatterbox", settings, max_streams=8, max_text_chars=1000)
         await engine.start()
         try:
-            together = await asyncio.gather(*(heard(engine, text) for text in texts))
-            return together, [await heard(engine, text) for text in texts]
+            together = await asyncio.gather(*(heard(engine, *request) for request in requests * 2))
+            alone = [await heard(engine, *request) for request in requests]
+            assert engine.available() is None
+            return together, alone
         finally:
             await engine.stop()
 
     together, alone = asyncio.run(run())
-    assert together == alone
-    assert together[0] == together[2] != together[1]
-    assert all(len(pcm) > 8000 for pcm in together)
+    plain = Plain(load(files, device=DEVICE), voices_dir, DEVICE)
+    for number, request in enumerate(requests):
+        expected = plain(*request)
+        errors = [relative_error(each, expected) for each in (together[number], together[number + 3], alone[number])]
+        print("errors", errors)
+        # F0 as random weights make it: the phase adds up what is rounded otherwise.
+        assert max(errors) < 0.1

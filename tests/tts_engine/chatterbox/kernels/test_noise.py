@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+
+pytest.importorskip("triton")
+
+from tests.tts_engine.chatterbox.packed_windows import int32, starts_of
+from tts_engine.chatterbox.draws import plain_packed_noise
+from tts_engine.chatterbox.kernels.noise import packed_noise
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_noise_is_the_plain_ones(rows: int, seed: int) -> None:
+    """Rows of any lengths, empty ones among them and behind, padding; up to an hour into a sequence."""
+    random_ = random.Random(1000 * rows + seed)
+    used = random_.randrange(rows + 1)
+    prompt = [random_.choice([0, 3, 12]) for _ in range(used)]
+    lengths = [tokens + random_.choice([0, 1, 7]) for tokens in prompt]
+    fill = [0] * (rows - used)
+    arguments = (
+        torch.randint(-(2**63), 2**63 - 1, (rows,)),
+        torch.randint(-(2**63), 2**63 - 1, (rows,)),
+        starts_of(lengths, rows),
+        int32(prompt + fill),
+        int32([random_.randrange(90_000) for _ in range(used)] + fill),
+    )
+    size = sum(lengths) + random_.randrange(1, 30)
+    noise = packed_noise(*(argument.to(DEVICE) for argument in arguments), size)
+    torch.testing.assert_close(noise.cpu(), plain_packed_noise(*arguments, size), atol=2e-6, rtol=0)
+
+
+def test_nothing() -> None:
+    none = int32([0])
+    keys = torch.zeros(1, dtype=torch.int64)
+    assert packed_noise(keys, keys, starts_of([], 1), none, none, 0).shape == (0, 80)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tts_engine.serving.served import Serve, Served, settings_for
+from tests.tts_engine.serving.small_model import linked
+from tts_engine.chatterbox.model import Chatterbox
+from tts_engine.errors import EngineError
+from tts_engine.serving import loading
+from tts_engine.serving.loading import POSITIONS, not_here
+from tts_engine.serving.settings import WorkerSettings
+
+TEXT = "Hold the line."
+
+
+class TestWhatIsMissing:
+    @pytest.mark.parametrize(
+        ("model", "said"),
+        [
+            ("ResembleAI/chatterbox-nano", "run `chatterline fetch-model ResembleAI/chatterbox-nano`"),
+            ("turbo", "run `chatterline fetch-model turbo`"),
+            ("/no/such/model", "there is no directory /no/such/model"),
+            ("~/no such model", "there is no directory ~/no such model"),
+        ],
+    )
+    def test_a_model_that_is_not_here(
+        self, model: str, said: str, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(EngineError) as raised:
+            serve(model=model)
+        assert said in str(raised.value)
+        assert str(raised.value) == not_here(model)
+
+    def test_a_file_of_it(self, small_model: Path, voices_dir: Path, tmp_path: Path) -> None:
+        directory = linked(small_model, tmp_path / "model", without=("vocab.json",))
+        with pytest.raises(EngineError, match=r"vocab\.json"):
+            Served.over(settings_for(directory, voices_dir))
+
+    def test_a_voice_to_speak_with(self, serve: Serve, loaded: Chatterbox, tmp_path: Path) -> None:
+        mute = replace(loaded, default_voice=None)
+        with pytest.raises(
+            EngineError, match=r"no voice 'default'.*none along \(conds\.pt\).*holds anna, bob, .*; see"
+        ):
+            serve(mute, default_voice="default")
+        with pytest.raises(EngineError, match=r"holds none; see `chatterline voices add`"):
+            serve(mute, default_voice="default", voices_dir=tmp_path / "none")
+        assert not serve(mute).loaded.built_in_voice
+        assert serve(default_voice="default").loaded.built_in_voice
+
+    def test_a_default_voice_that_nobody_has(self, serve: Serve) -> None:
+        with pytest.raises(EngineError, match=r"no voice 'dora'.*holds anna, bob, carol"):
+            serve(default_voice="dora")
+
+    def test_a_default_voice_that_is_broken(self, serve: Serve, tmp_path: Path) -> None:
+        (tmp_path / "bad.safetensors").write_text("no voice")
+        with pytest.raises(EngineError, match=r"bad\.safetensors is not a voice file"):
+            serve(default_voice="bad", voices_dir=tmp_path)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_device(self, small_model: Path, voices_dir: Path) -> None:
+        settings = WorkerSettings(settings_for(small_model, voices_dir), "cuda", 0.0, 4)
+        with pytest.raises(EngineError, match="there is no device cuda"):
+            loading.load(settings, lambda report: None)
+
+    def test_memory(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        def take(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+        monkeypatch.setattr(loading, "PagedCache", take)
+        with pytest.raises(EngineError, match=r"the GPU has no room .*lower \[tts\.chatterbox\] kv_memory_mb"):
+            serve()
+
+    def test_pages_for_one_long_sequence(self, serve: Serve) -> None:
+        with pytest.raises(EngineError, match=r"kv_memory_mb holds 30 pages; one long sequence takes 44"):
+            serve(kv_memory_mb=1)
+
+
+class TestLimits:
+    def test_memory_for_keys_and_values_is_as_configured(self, serve: Serve) -> None:
+        cache = serve().loaded.synthesiser._t3._cache
+        assert 0.9 * 8e6 < cache.keys_values.nbytes <= 8e6 + cache.keys_values.nbytes / cache.pages
+        twins = serve(cfg_scale=0.5).loaded.synthesiser._t3._cache
+        assert twins.keys_values.nbytes <= cache.keys_values.nbytes, "guidance takes its share of them"
+
+    def test_no_more_than_all_slots_can_use(self, serve: Serve) -> None:
+        limits = serve(streams=2, kv_memory_mb=100).loaded.scheduler.limits
+        assert (limits.slots, limits.pages) == (2, 2 * -(-POSITIONS // limits.page))
+
+    def test_slots_are_bounded_and_streams_are_not(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loading, "MOST_SLOTS", 3)
+        served = serve(streams=5, ahead_seconds=7.0)
+        assert served.loaded.scheduler.limits.slots == 3
+        assert served.loaded.scheduler.limits.ahead_seconds == 7.0
+        assert len(served.loaded.synthesiser._free_slots) == 5
+
+
+class TestBackend:
+    def test_graphs_need_a_gpu(self, serve: Serve) -> None:
+        with pytest.raises(EngineError, match="backend cuda-graphs needs a GPU; the device is cpu"):
+            serve(backend="cuda-graphs")
+        assert serve(backend="eager").loaded.summary.endswith("eager: no GPU")
+
+    @pytest.mark.parametrize(
+        ("backend", "fault", "expected"),
+        [
+            ("auto", None, (True, "CUDA graphs")),
+            ("cuda-graphs", None, (True, "CUDA graphs")),
+            ("eager", None, (False, "eager: configured")),
+            ("auto", "no compiler", (False, "eager: no compiler")),
+        ],
+    )
+    def test_on_a_gpu(
+        self,
+        backend: str,
+        fault: str | None,
+        expected: tuple[bool, str],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(loading, "fused_fault", lambda: fault)
+        monkeypatch.setattr(loading, "make_exact", lambda: None)
+        engine = settings_for(Path("model"), Path("voices"), backend=backend)
+        assert loading._backend(WorkerSettings(engine, "cuda:0", 0.0, 4), torch.device("cuda:0")) == expected
+        assert ("a good deal slower: no compiler" in caplog.text) is (fault is not None)
+
+
+class TestModel:
+    def test_summary_says_what_runs_on_what(self, small_model: Path, serve: Serve) -> None:
+        assert serve().loaded.summary == f"turbo of {small_model} on cpu as float32, eager: no GPU"
+        assert serve(cfg_scale=1.5).loaded.summary.endswith(", guidance 1.5")
+
+    @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("auto", torch.float32)])
+    def test_precision(self, small_model: Path, voices_dir: Path, precision: str, dtype: torch.dtype) -> None:
+        """Read from its files."""
+        served = Served.over(settings_for(small_model, voices_dir, precision=precision))
+        assert served.loaded.synthesiser._t3._cache.keys_values.dtype == dtype
+        served.speak(1, TEXT)
+        served.run()
+        pcm = served.pcm(1)
+        assert len(pcm) == pytest.approx((len(TEXT) + 3) * 320, abs=640)
+        assert np.abs(pcm.astype(int)).max() > 1000
+
+    def test_a_seed_changes_what_is_said(self, serve: Serve) -> None:
+        heard = []
+        for seed in (0, 0, 1):
+            served = serve(seed=seed)
+            served.speak(1, TEXT)
+            served.run()
+            heard.append(served.pcm(1).tobytes())
+        assert heard[0] == heard[1] != heard[2]
+
+    def test_a_voice_of_the_fewest_tokens(self, serve: Serve, loaded: Chatterbox) -> None:
+        from tests.tts_engine.chatterbox.voices import make_voice
+
+        served = serve(replace(loaded, default_voice=make_voice(1, 1)), default_voice="default")
+        served.speak(1, TEXT, "default")
+        served.run()
+        assert len(served.pcm(1)) > 4000
+
+    def test_no_text_is_logged(self, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            served = serve()
+            served.speak(1, TEXT)
+            served.speak(2, TEXT, "nobody")
+            served.run()
+        assert TEXT not in caplog.text

@@ -1,0 +1,1 @@
+"""Triton kernels (CUDA only): what PyTorch would do in several passes over memory, in one."""

@@ -1,0 +1,255 @@
+"""From settings to a synthesiser that is warm: weights read, memory taken, every graph captured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tts_engine.chatterbox.chunk_policy import ChunkPolicy
+from tts_engine.chatterbox.guards import MOST_TOKENS
+from tts_engine.chatterbox.hub import find_model
+from tts_engine.chatterbox.model import Chatterbox
+from tts_engine.chatterbox.model import load as load_model
+from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
+from tts_engine.chatterbox.paged_t3 import MOST_PREFIX, PAGE, BatchDecoder, PagedCache
+from tts_engine.chatterbox.step_attention import HEAD, fused_fault
+from tts_engine.chatterbox.tokenizer import TextTokenizer
+from tts_engine.chatterbox.voice import Voice
+from tts_engine.chatterbox.voice_store import VoiceStore
+from tts_engine.chatterbox.watermark import Watermarker
+from tts_engine.chatterbox.windows import SpeechState
+from tts_engine.errors import EngineError, UnknownVoiceError
+from tts_engine.measures import Measure
+from tts_engine.serving.admission import Load
+from tts_engine.serving.device import make_exact, use_device
+from tts_engine.serving.messages import Report
+from tts_engine.serving.scheduler import Limits, Scheduler
+from tts_engine.serving.serving_measures import ServingMeasures
+from tts_engine.serving.settings import WorkerSettings
+from tts_engine.serving.speech_runner import PackedFlowDecoder, PackedRenderer, SpeechRunner
+from tts_engine.serving.synthesiser import Synthesiser
+from tts_engine.serving.t3_runner import T3Runner
+from tts_engine.serving.utterance import MOST_TEXT_TOKENS
+from tts_engine.serving.voice_bank import NoBuiltInVoiceError, VoiceBank
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = MOST_TEXT_TOKENS + 1 + MOST_TOKENS
+"Own positions of a sequence, at most."
+
+MOST_SLOTS = 256
+"Sequences that T3 decodes at once; with more, steps would be slow and no fuller: each is done in a second."
+
+CHUNK_ROWS = 64
+CHUNK_TOKENS = 11520
+WINDOW_FRAMES = 6144
+"Of a batch of S3Gen, at most."
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that a worker works with."""
+
+    synthesiser: Synthesiser
+    scheduler: Scheduler
+    measures: ServingMeasures
+    tokenizer: TextTokenizer
+    watermarker: Watermarker | None
+    built_in_voice: bool
+    summary: str
+    device: torch.device
+    refresh: Callable[[], None]
+
+    def load(self, now: float) -> Load:
+        """What admission wants to know."""
+        return self.synthesiser.load(now)
+
+    def snapshot(self) -> tuple[Measure, ...]:
+        """The measures, as they are now."""
+        self.refresh()
+        return self.measures.all()
+
+
+def load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
+    """Raises EngineError with what is missing."""
+    try:
+        return _load(settings, send)
+    except torch.OutOfMemoryError:
+        raise EngineError(
+            "the GPU has no room for the model and its streams: lower [tts.chatterbox] kv_memory_mb or max_streams"
+        ) from None
+
+
+def _load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
+    engine = settings.engine
+    directory = find_model(engine.model)
+    if directory is None:
+        raise EngineError(not_here(engine.model))
+    device = torch.device(settings.device)
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = automatic if engine.precision == "auto" else _DTYPES[engine.precision]
+    watermarker = Watermarker() if engine.watermark else None
+    model = load_model(directory, device=device, dtype=dtype)
+    use_device(device)
+    graphs, why = _backend(settings, device)
+    limits = _limits(settings, model)
+    scheduler, measures = Scheduler(limits), ServingMeasures(str(device))
+    t3 = _t3_runner(settings, model, limits, graphs=graphs)
+    speech = _speech_runner(settings, model, graphs=graphs)
+    store = VoiceStore(engine.voices_dir)
+
+    def put(index: int, voice: Voice) -> None:
+        with torch.inference_mode():
+            moved = voice.to(device, dtype)
+            prefix = model.t3.prefix(moved.speaker_embedding, moved.prompt_tokens)
+        if device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # the runners have streams of their own
+        t3.set_voice(index, prefix)
+        speech.set_voice(index, moved)
+        # They read these later, and the allocator must not give the memory away before.
+        _keep_for(t3.stream, prefix.keys, prefix.values)
+        _keep_for(speech.stream, *vars(moved).values())
+
+    bank = VoiceBank(engine.voices, store, model.default_voice, put)
+    _speak_with(engine.default_voice, bank, store, str(directory))
+    t3.capture()
+    speech.capture()
+    synthesiser = Synthesiser(scheduler, t3, speech, bank, measures, send, streams=settings.streams)
+    summary = f"{model.flavour} of {directory} on {device} as {str(dtype).removeprefix('torch.')}, {why}"
+
+    def refresh() -> None:
+        synthesiser.refresh()
+        if device.type == "cuda":
+            measures.memory.set(torch.cuda.memory_reserved(device))
+
+    return Loaded(
+        synthesiser=synthesiser,
+        scheduler=scheduler,
+        measures=measures,
+        tokenizer=model.tokenizer,
+        watermarker=watermarker,
+        built_in_voice=model.default_voice is not None,
+        summary=summary + (f", guidance {settings.cfg_scale:g}" if settings.cfg_scale else ""),
+        device=device,
+        refresh=refresh,
+    )
+
+
+def _keep_for(stream: torch.cuda.Stream | None, *tensors: torch.Tensor) -> None:
+    for tensor in tensors if stream is not None else ():
+        tensor.record_stream(stream)
+
+
+def _backend(settings: WorkerSettings, device: torch.device) -> tuple[bool, str]:
+    """Whether graphs are used, and why, in words."""
+    asked = settings.engine.backend
+    if device.type != "cuda":
+        if asked == "cuda-graphs":
+            raise EngineError(f"backend cuda-graphs needs a GPU; the device is {device}")
+        return False, "eager: no GPU"
+    make_exact()
+    if asked == "eager":
+        return False, "eager: configured"
+    if fault := fused_fault():
+        # The plain modules wait for the device, which no graph can hold.
+        logger.warning("no CUDA graphs and no fused kernels, so a good deal slower: %s", fault)
+        return False, f"eager: {fault}"
+    return True, "CUDA graphs"
+
+
+def _limits(settings: WorkerSettings, model: Chatterbox) -> Limits:
+    sizes, slots = model.sizes, min(MOST_SLOTS, settings.streams)
+    page_bytes = sizes.layers * 2 * sizes.heads * PAGE * HEAD * model.dtype.itemsize * (2 if settings.cfg_scale else 1)
+    most = slots * -(-POSITIONS // PAGE)
+    pages = min(most, settings.engine.kv_memory_mb * 1_000_000 // page_bytes)
+    least = -(-POSITIONS // PAGE)
+    if pages < least:
+        raise EngineError(f"[tts.chatterbox] kv_memory_mb holds {pages} pages; one long sequence takes {least}")
+    return Limits(
+        slots=slots,
+        pages=pages,
+        page=PAGE,
+        positions=POSITIONS,
+        prefill_rows=8,
+        step_rows=slots,
+        chunk_rows=CHUNK_ROWS,
+        chunk_tokens=CHUNK_TOKENS,
+        urgent_tokens=CHUNK_TOKENS // 4,
+        urgent_seconds=0.15,
+        window_frames=WINDOW_FRAMES,
+        ahead_seconds=settings.engine.ahead_seconds,
+    )
+
+
+def _t3_runner(settings: WorkerSettings, model: Chatterbox, limits: Limits, *, graphs: bool) -> T3Runner:
+    twins = bool(settings.cfg_scale)
+    cache = PagedCache(
+        model.sizes,
+        slots=limits.slots,
+        pages=limits.pages * (2 if twins else 1),
+        positions=POSITIONS,
+        voices=settings.engine.voices,
+        most_prefix=MOST_PREFIX,
+        dtype=model.dtype,
+        device=model.device,
+        twins=twins,
+    )
+    decoder = BatchDecoder(
+        model.t3, cache, settings.engine.sampling, settings.cfg_scale, most_tokens=MOST_TOKENS, fused=graphs
+    )
+    return T3Runner(decoder, cache, graphs=graphs)
+
+
+def _speech_runner(settings: WorkerSettings, model: Chatterbox, *, graphs: bool) -> SpeechRunner:
+    voices = settings.engine.voices
+    flow: PackedFlowDecoder = PaddedFlow(model.flow, voices=voices)
+    vocoder: PackedRenderer = PaddedVocoder(model.vocoder)
+    if graphs:
+        from tts_engine.chatterbox.packed_flow import PackedFlow  # noqa: PLC0415  only where there is Triton
+        from tts_engine.chatterbox.packed_vocoder import PackedVocoder  # noqa: PLC0415
+
+        try:
+            flow, vocoder = PackedFlow(model.flow, voices=voices), PackedVocoder(model.vocoder)
+        except ValueError as fault:
+            raise EngineError(f'{fault}: [tts.chatterbox] backend = "eager" runs such a model') from None
+    return SpeechRunner(
+        flow,
+        vocoder,
+        SpeechState(settings.streams, ChunkPolicy(), model.device),
+        slots=settings.streams,
+        rows=CHUNK_ROWS,
+        tokens=CHUNK_TOKENS,
+        frames=WINDOW_FRAMES,
+        device=model.device,
+        graphs=graphs,
+    )
+
+
+def _speak_with(name: str, bank: VoiceBank, store: VoiceStore, directory: str) -> None:
+    """Put the default voice into the bank. Raises EngineError if the engine cannot speak with it."""
+    stored = ", ".join(store.names()) or "none"
+    try:
+        voice = bank.acquire(name)
+    except UnknownVoiceError:
+        raise EngineError(
+            f"there is no voice {name!r}: {store.directory} holds {stored}; see `chatterline voices add`"
+        ) from None
+    except NoBuiltInVoiceError:
+        raise EngineError(
+            f"there is no voice {name!r}: the model in {directory} brings none along (conds.pt), and "
+            f"{store.directory} holds {stored}; see `chatterline voices add`"
+        ) from None
+    if voice is not None:
+        bank.release(voice)
+
+
+def not_here(model: str) -> str:
+    """What to do about a model that is not on this machine."""
+    if model.startswith(("/", "~", ".")):
+        return f"there is no directory {model} with a model: `chatterline fetch-model --to {model}` makes it"
+    return f"the model {model} is not here: run `chatterline fetch-model {model}`"

@@ -1,0 +1,354 @@
+"""S3Gen on its device: a packed batch of chunks becomes telephone PCM in one go.
+
+flow -> windows (what was kept of the last chunk, and the new mel) -> vocoder -> polyphase filter -> 16-bit PCM, all on
+one stream; only the PCM and a flag a row cross to the host. Of each size there is a CUDA graph: sizes are totals, as
+rows of any lengths lie one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tts_engine.chatterbox.chunk_plan import ChunkPlan
+from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, MEL_BINS, SAMPLES_PER_FRAME
+from tts_engine.chatterbox.draws import packed_noise, phase_offsets
+from tts_engine.chatterbox.polyphase import Polyphase
+from tts_engine.chatterbox.voice import Voice
+from tts_engine.chatterbox.windows import SpeechState, Windows, fade_head
+from tts_engine.serving.graphs import CapturedCall, bucket_of
+from tts_engine.serving.laps import Laps, to_host
+
+TOKENS = (288, 352, 448, 576, 704, 896, 1152, 1440, 1792, 2304, 2880, 3584, 4608, 5760, 7168, 9216, 11520)
+"Flow tokens of a batch, prompts included: a quarter more each time, so an eighth is padding on average."
+LONGEST = (448, 704, 1440)
+"""Tokens of the longest row: a prompt of 10 s and 8 s, 18 s or 47 s of speech. Scores by distance take memory as the
+product of this and all tokens; so of the longest kind a batch holds one."""
+FRAMES = (40, 64, 96, 128, 192, 256, 384, 512, 704, 896, 1152, 1536, 2048, 2560, 3072, 4096, 5120, 6144)
+"Vocoder frames of a batch, contexts included."
+GRAPH_RATE = 8000
+"Hz: the telephone's. Other rates, which only tools ask for, run without a graph."
+
+
+class PackedFlowDecoder(Protocol):
+    """PackedFlow or PaddedFlow."""
+
+    def set_voice(self, index: int, voice: Voice) -> None: ...
+
+    def __call__(
+        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, most: int
+    ) -> Tensor: ...
+
+
+class PackedRenderer(Protocol):
+    """PackedVocoder or PaddedVocoder."""
+
+    def __call__(
+        self,
+        mel: Tensor,
+        starts: Tensor,
+        phase: Tensor,
+        offsets: Tensor,
+        known_f0: Tensor,
+        known: Tensor,
+        keys: Tensor,
+        first_frame: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class SpeechRow:
+    """A chunk to be decoded."""
+
+    slot: int
+    "Of the utterance: where what it keeps from chunk to chunk lies."
+    voice: int
+    prompt: npt.NDArray[np.int32]
+    "The voice's tokens."
+    tokens: npt.NDArray[np.int32]
+    "The sequence's, as many as the plan says."
+    plan: ChunkPlan
+    keys: tuple[int, ...]
+    "Counter keys: prompt, flow, source, phase."
+    begins: bool
+    "The first chunk of its sequence."
+    before: int
+    "Samples (24 kHz) of the utterance that earlier chunks gave,"
+    out_before: int
+    "and what they gave at the rate asked for."
+    out: int
+    "Samples that this chunk gives at the rate asked for."
+
+
+class Spoken:
+    """PCM on its way to the host."""
+
+    def __init__(self, counts: Sequence[int], pcm: Tensor, flags: Tensor, laps: Laps) -> None:
+        self._counts = counts
+        self._pcm = pcm
+        self._flags = flags
+        self._laps = laps
+
+    @property
+    def done(self) -> bool:
+        """Whether rows() would not wait."""
+        return self._laps.done
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Time of flow and vocoder on the device. After rows()."""
+        flow, vocoder = self._laps.seconds()
+        return flow, vocoder
+
+    def rows(self) -> Iterator[tuple[bytes, bool]]:
+        """Of each row its PCM, and whether all of it were numbers."""
+        self._laps.wait()
+        samples, at = self._pcm.numpy(), 0
+        for count, broken in zip(self._counts, self._flags.tolist(), strict=True):
+            yield samples[at : at + count].astype("<i2").tobytes(), not broken
+            at += count
+
+
+class _Rows:
+    """Numbers of a batch by name, in one tensor: one copy to the device instead of twenty."""
+
+    NAMES = (
+        "starts", "look_ahead", "voices", "prompt", "first_token",
+        "window_starts", "slot", "base", "spoken", "known", "until", "next_base", "fade", "flow_at", "begins",
+        "before", "out_before", "out_starts",
+    )  # fmt: skip
+    KEYS = ("prompt_key", "flow_key", "source_key", "phase_key")
+
+    def __init__(self, numbers: Tensor, keys: Tensor) -> None:
+        """`numbers` (names, R + 1) int32, of which the starts use all, the others R; `keys` (4, R) int64."""
+        self._numbers = numbers
+        self._keys = keys
+
+    def __getitem__(self, name: str) -> Tensor:
+        row = self._numbers[self.NAMES.index(name)]
+        return row if name.endswith("starts") else row[:-1]
+
+    def key(self, name: str) -> Tensor:
+        return self._keys[self.KEYS.index(name)]
+
+    def windows(self) -> Windows:
+        return Windows(
+            slot=self["slot"],
+            base=self["base"],
+            spoken=self["spoken"],
+            known=self["known"],
+            until=self["until"],
+            next_base=self["next_base"],
+            fade=self["fade"],
+            flow_at=self["flow_at"],
+            begins=self["begins"],
+            starts=self["window_starts"],
+        )
+
+
+class SpeechRunner:
+    """Belongs to one thread. The counters say what was launched, for the measures."""
+
+    def __init__(
+        self,
+        flow: PackedFlowDecoder,
+        vocoder: PackedRenderer,
+        state: SpeechState,
+        *,
+        slots: int,
+        rows: int,
+        tokens: int,
+        frames: int,
+        device: torch.device,
+        graphs: bool,
+    ) -> None:
+        """`rows`, `tokens` and `frames`: the most that a batch may hold."""
+        self.tokens = self.padded_tokens = self.frames = self.padded_frames = 0
+        self._flow = flow
+        self._vocoder = vocoder
+        self._state = state
+        self._idle = slots
+        self._most_rows = rows
+        self._graphs = graphs
+        self._device = device
+        self._stream = torch.cuda.Stream() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._polyphase = {rate: Polyphase(rate, device) for rate in (8000, 16000, 24000)}
+        self._token_buckets = (*(size for size in TOKENS if size < tokens), tokens)
+        self._frame_buckets = (*(size for size in FRAMES if size < frames), frames)
+        self._pool: Any = torch.cuda.graph_pool_handle() if graphs else None
+        self._flows: dict[tuple[int, int], CapturedCall] = {}
+        self._vocoders: dict[int, CapturedCall] = {}
+        with torch.device(device):
+            self._tokens = torch.zeros(tokens, dtype=torch.int32)
+            self._rows = _Rows(
+                torch.zeros(len(_Rows.NAMES), rows + 1, dtype=torch.int32),
+                torch.zeros(len(_Rows.KEYS), rows, dtype=torch.int64),
+            )
+            self._mel = torch.zeros(FRAMES_PER_TOKEN * tokens, MEL_BINS)
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        return self._stream
+
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which of so long rows (tokens, prompts included) go together: a very long one goes alone."""
+        together = [at for at, length in enumerate(lengths) if length <= LONGEST[-2]]
+        alone = [[at] for at, length in enumerate(lengths) if length > LONGEST[-2]]
+        return [*([together] if together else []), *alone]
+
+    def polyphase(self, sample_rate: int) -> Polyphase:
+        """The filter of a rate, which knows how many samples come out of how many."""
+        return self._polyphase[sample_rate]
+
+    def capture(self) -> None:
+        """Every graph that will be used."""
+        if not self._graphs:
+            return
+        with self._on_stream():
+            self._send(*self._numbers([]))
+            for size in reversed(self._token_buckets):
+                for most in LONGEST:
+                    if most == LONGEST[0] or (most <= size and (most != LONGEST[-1] or size <= most)):
+                        self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
+            for frames in reversed(self._frame_buckets):
+                self._vocoders[frames] = CapturedCall(self._vocoder_call(frames, GRAPH_RATE), {}, self._pool)
+
+    @torch.inference_mode()
+    def set_voice(self, index: int, voice: Voice) -> None:
+        """What rows of this voice are given; no chunk may be using another at this index."""
+        with self._on_stream():
+            self._flow.set_voice(index, voice)
+
+    @torch.inference_mode()
+    def forget(self, slot: int) -> None:
+        """What the slot holds may not be numbers: the next utterance shall not meet it."""
+        with self._on_stream():
+            self._state.clear(slot)
+
+    @torch.inference_mode()
+    def speak(self, rows: Sequence[SpeechRow], sample_rate: int) -> Spoken:
+        """Decode these chunks, all of one rate. ValueError if there are too many."""
+        if len(rows) > self._most_rows:
+            raise ValueError(f"a batch of {len(rows)} chunks is over {self._most_rows}")
+        with self._on_stream():
+            tokens, numbers, keys = self._numbers(rows)
+            self._send(tokens, numbers, keys)
+            lengths = [len(row.prompt) + len(row.tokens) for row in rows]
+            frames = sum(row.plan.known - row.plan.base for row in rows)
+            laps = Laps(self._device)
+            self._run_flow(sum(lengths), max(lengths))
+            laps.mark()
+            pcm, broken = self._run_vocoder(frames, sample_rate, sum(row.out for row in rows))
+            return self._fetch([row.out for row in rows], pcm, broken, laps)
+
+    def _run_flow(self, size: int, longest: int) -> None:
+        bucket, most = bucket_of(size, self._token_buckets), bucket_of(longest, LONGEST)
+        call = None if bucket is None or most is None else self._flows.get((bucket, most))
+        self.tokens += size
+        if call is None or bucket is None:
+            self._flow_call(size, longest)()
+            return
+        self.padded_tokens += bucket - size
+        call()
+
+    def _run_vocoder(self, frames: int, sample_rate: int, out: int) -> tuple[Tensor, Tensor]:
+        bucket = bucket_of(frames, self._frame_buckets)
+        call = self._vocoders.get(bucket) if bucket is not None and sample_rate == GRAPH_RATE else None
+        self.frames += frames
+        if call is None or bucket is None:
+            pcm, broken = self._vocoder_call(frames, sample_rate, out)()
+            return pcm, broken
+        self.padded_frames += bucket - frames
+        pcm, broken = call()
+        return pcm, broken
+
+    def _numbers(self, rows: Sequence[SpeechRow]) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's tokens, numbers and keys, on the host."""
+        names = _Rows.NAMES
+        table = np.zeros((len(names), self._most_rows + 1), np.int32)
+        keys = np.zeros((len(_Rows.KEYS), self._most_rows), np.int64)
+        table[names.index("slot")] = self._idle
+        parts: list[npt.NDArray[np.int32]] = []
+        ends = dict.fromkeys(("starts", "window_starts", "out_starts"), 0)
+        for at, row in enumerate(rows):
+            plan = row.plan
+            prompt_frames = FRAMES_PER_TOKEN * len(row.prompt)
+            first_frame = FRAMES_PER_TOKEN * (ends["starts"] - plan.first_token) + prompt_frames
+            numbers = {
+                "look_ahead": plan.look_ahead,
+                "voices": row.voice,
+                "prompt": len(row.prompt),
+                "first_token": plan.first_token,
+                "slot": row.slot,
+                "base": plan.base,
+                "spoken": plan.spoken,
+                "known": plan.known,
+                "until": plan.until,
+                "next_base": plan.next_base,
+                "fade": plan.fade,
+                "flow_at": first_frame + plan.spoken,
+                "begins": row.begins,
+                "before": row.before,
+                "out_before": row.out_before,
+            }
+            for name, number in numbers.items():
+                table[names.index(name), at] = number
+            keys[:, at] = row.keys
+            parts += [row.prompt, row.tokens]
+            ends["starts"] += len(row.prompt) + len(row.tokens)
+            ends["window_starts"] += plan.known - plan.base
+            ends["out_starts"] += row.out
+            for name, end in ends.items():
+                table[names.index(name), at + 1 :] = end
+        tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return torch.from_numpy(tokens), torch.from_numpy(table), torch.from_numpy(keys)
+
+    def _send(self, tokens: Tensor, numbers: Tensor, keys: Tensor) -> None:
+        self._tokens[: len(tokens)].copy_(tokens, non_blocking=True)
+        self._rows._numbers.copy_(numbers, non_blocking=True)
+        self._rows._keys.copy_(keys, non_blocking=True)
+
+    def _flow_call(self, size: int, most: int) -> Any:
+        rows, tokens, mel = self._rows, self._tokens[:size], self._mel[: FRAMES_PER_TOKEN * size]
+
+        def run() -> tuple[Tensor, ...]:
+            noise = packed_noise(
+                rows.key("prompt_key"), rows.key("flow_key"), rows["starts"], rows["prompt"], rows["first_token"], size
+            )
+            mel.copy_(self._flow(tokens.long(), rows["starts"], rows["look_ahead"], rows["voices"], noise, most))
+            return ()
+
+        return run
+
+    def _vocoder_call(self, frames: int, sample_rate: int, out: int | None = None) -> Any:
+        rows, polyphase = self._rows, self._polyphase[sample_rate]
+        # What the filter held back of one chunk comes with the next: less than a frame.
+        size = (frames + self._most_rows) * SAMPLES_PER_FRAME * sample_rate // 24000 if out is None else out
+
+        def run() -> tuple[Tensor, ...]:
+            windows = rows.windows()
+            mel, known_f0, known, phase = self._state.gather(self._mel, windows, frames)
+            offsets = phase_offsets(rows.key("phase_key"))
+            wave, f0, phases = self._vocoder(
+                mel, windows.starts, phase, offsets, known_f0, known, rows.key("source_key"), windows.base
+            )
+            self._state.keep(windows, mel, f0, phases)
+            wave = fade_head(wave, windows)
+            return polyphase(wave, windows, self._state, rows["before"], rows["out_before"], rows["out_starts"], size)
+
+        return run
+
+    def _fetch(self, counts: Sequence[int], pcm: Tensor, broken: Tensor, laps: Laps) -> Spoken:
+        spoken = Spoken(counts, to_host(pcm[: sum(counts)]), to_host(broken[: len(counts)]), laps)
+        laps.mark()
+        return spoken
+
+    def _on_stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

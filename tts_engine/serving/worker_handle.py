@@ -1,0 +1,193 @@
+"""A worker as the event loop sees it: started, watched, and started again when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from tts_engine.errors import EngineError
+from tts_engine.serving.messages import CannotStart, Logged, Order, Ready, Report, Status, Stop
+from tts_engine.serving.settings import WorkerSettings
+from tts_engine.serving.worker_host import WorkerHost
+
+logger = logging.getLogger(__name__)
+
+SILENCE_S = 10.0
+"A worker that shows no sign of life for so long is stuck: a kernel that hangs, a device that is gone."
+
+STOP_S = 5.0
+"How long a worker is given to end by itself."
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"Before a lost worker is started again; doubled each time, until one has run for that long."
+
+
+class WorkerHandle:
+    """All methods belong to the event loop."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        make_host: Callable[[WorkerSettings], WorkerHost],
+        on_report: Callable[[Report], None],
+        on_lost: Callable[[], None],
+        *,
+        silence_s: float = SILENCE_S,
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        """`on_report` gets Audio and Failed; `on_lost` is called when all that the worker was saying is lost."""
+        self.settings = settings
+        self.status: Status | None = None
+        self.restarts = 0
+        self._make_host = make_host
+        self._on_report = on_report
+        self._on_lost = on_lost
+        self._silence_s = silence_s
+        self._first_pause_s = first_pause_s
+        self._host: WorkerHost | None = None
+        self._ready: Ready | None = None
+        self._started: asyncio.Future[Ready] | None = None
+        self._gone = asyncio.Event()
+        self._last_sign = 0.0
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes orders."""
+        return self._ready is not None
+
+    async def start(self) -> Ready:
+        """Once the model is loaded and warm. Raises EngineError if it cannot be."""
+        ready = await self._launch()
+        self._keeper = asyncio.create_task(self._keep())
+        return ready
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        self._ready = None
+        self.send(Stop())
+        await self._end(STOP_S)
+
+    def send(self, order: Order) -> None:
+        """Lost if the worker is: on_lost tells."""
+        if self._host is not None:
+            with contextlib.suppress(OSError):
+                self._host.connection.send(order)
+
+    async def _launch(self) -> Ready:
+        loop = asyncio.get_running_loop()
+        self._gone.clear()
+        self._started = started = loop.create_future()
+        # In a thread: a process takes a moment to be made, and torch seconds to be imported.
+        self._host = host = await asyncio.to_thread(self._make_host, self.settings)
+        threading.Thread(target=_read, args=(host.connection, loop, self._take), name="tts-reader", daemon=True).start()
+        try:
+            self._ready = await started
+        except EngineError:
+            await self._end(STOP_S)  # it is ending by itself
+            raise
+        except BaseException:
+            await self._end(0)
+            raise
+        self._last_sign = time.monotonic()
+        return self._ready
+
+    def _take(self, host_connection: Connection, report: Report | None) -> None:
+        """Every report, on the event loop; None when there will be no more."""
+        if self._host is None or host_connection is not self._host.connection:
+            return  # of a worker that was given up
+        self._last_sign = time.monotonic()
+        match report:
+            case None:
+                self._gone.set()
+                self._settle(EngineError("the worker ended while it was loading"))
+            case Ready():
+                self._settle(report)
+            case CannotStart(reason):
+                self._settle(EngineError(reason))
+            case Status():
+                self.status = report
+            case Logged(name, level, message):
+                logging.getLogger(name).log(level, "%s", message)
+            case _:
+                self._on_report(report)
+
+    def _settle(self, outcome: Ready | EngineError) -> None:
+        if self._started is None or self._started.done():
+            return
+        if isinstance(outcome, Ready):
+            self._started.set_result(outcome)
+        else:
+            self._started.set_exception(outcome)
+
+    async def _keep(self) -> None:
+        """Start it again whenever it is lost."""
+        pause = self._first_pause_s
+        while True:
+            began = time.monotonic()
+            await self._lost()
+            self._ready = self.status = None
+            self._on_lost()
+            await self._end(0)
+            pause = self._first_pause_s if time.monotonic() - began > LONGEST_PAUSE_S else pause
+            while not self.ready:
+                logger.error("the worker on %s is lost; another is started in %.0f s", self.settings.device, pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self.restarts += 1
+                try:
+                    ready = await self._launch()
+                    logger.info("ready again: %s", ready.summary)
+                except EngineError as error:
+                    logger.error("it could not start: %s", error)  # noqa: TRY400 - it says all itself
+
+    async def _lost(self) -> None:
+        """Until the worker has ended, or shows no sign of life."""
+        while not self._gone.is_set():
+            silent = time.monotonic() - self._last_sign
+            if silent > self._silence_s:
+                logger.error("no sign of life from the worker on %s for %.0f s", self.settings.device, silent)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._silence_s - silent + 0.01):
+                    await self._gone.wait()
+
+    async def _end(self, grace_s: float) -> None:
+        host, self._host = self._host, None
+        if host is not None:
+            await asyncio.to_thread(_end, host, grace_s)
+
+
+def _end(host: WorkerHost, grace_s: float) -> None:
+    if not (grace_s and host.join(grace_s)):
+        host.kill()
+        host.join(1.0)
+    host.connection.close()
+
+
+def _read(
+    connection: Connection, loop: asyncio.AbstractEventLoop, take: Callable[[Connection, Report | None], None]
+) -> None:
+    """The reader's thread."""
+    report: Report | None = None
+    while True:
+        try:
+            report = connection.recv()
+        except (EOFError, OSError):
+            report = None
+        try:
+            loop.call_soon_threadsafe(take, connection, report)
+        except RuntimeError:
+            return  # the loop has closed
+        if report is None:
+            return
