@@ -56,8 +56,10 @@ format: $(STAMPS)/test
 unit: $(STAMPS)/test
 	$(VENV)/bin/pytest -q --ignore tests/interop
 
+# The first half computes, on two cores at once; the second half is about time, and has the machine to itself.
 test: lint
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist worksteal tests/tts_engine tests/parity
+	$(VENV)/bin/pytest --ignore tests/tts_engine --ignore tests/parity
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo.wav

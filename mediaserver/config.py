@@ -134,6 +134,7 @@ class ChatterboxConfig(_Section):
     max_first_audio_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
     kv_memory_mb: Annotated[int, Field(ge=64, le=1_000_000)] = 2048
     ahead_s: Annotated[float, Field(ge=2, le=600)] = 12.0
+    voices_at_once: Annotated[int, Field(ge=1, le=256)] = 16
     telephone_reading: bool = True
     max_segment_chars: Annotated[int, Field(ge=60, le=400)] = 300
     watermark: bool = False

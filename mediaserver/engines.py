@@ -129,6 +129,7 @@ def _chatterbox(config: TtsConfig, kind: Kind, max_streams: int, max_text_chars:
         precision=given.precision,
         kv_memory_mb=given.kv_memory_mb,
         ahead_seconds=given.ahead_s,
+        voices=given.voices_at_once,
         max_first_audio_seconds=given.max_first_audio_ms / 1000,
         voices_dir=voices_directory(config),
         default_voice=given.default_voice,

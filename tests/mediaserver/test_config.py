@@ -150,7 +150,7 @@ def test_what_serving_keeps_to_by_default() -> None:
     config = load()
     chatterbox = config.tts.chatterbox
     assert (config.tts.overflow, config.calls.speech_wait_s) == ("refuse", 3.0)
-    assert (chatterbox.devices, chatterbox.backend, chatterbox.kv_memory_mb) == ("auto", "auto", 4096)
+    assert (chatterbox.devices, chatterbox.backend, chatterbox.kv_memory_mb) == ("auto", "auto", 2048)
     assert (chatterbox.max_streams, chatterbox.max_first_audio_ms, chatterbox.ahead_s) == (200, 1000, 12.0)
 
 

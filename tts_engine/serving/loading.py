@@ -141,8 +141,9 @@ def _load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
 
 
 def _keep_for(stream: torch.cuda.Stream | None, *tensors: torch.Tensor) -> None:
-    for tensor in tensors if stream is not None else ():
-        tensor.record_stream(stream)
+    if stream is not None:
+        for tensor in tensors:
+            tensor.record_stream(stream)
 
 
 def _backend(settings: WorkerSettings, device: torch.device) -> tuple[bool, str]:

@@ -219,6 +219,9 @@ class SpeechRunner:
                         self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
             for frames in reversed(self._frame_buckets):
                 self._vocoders[frames] = CapturedCall(self._vocoder_call(frames, GRAPH_RATE), {}, self._pool)
+            for rate in self._polyphase:  # Kernels are compiled at first use, for which no caller should wait.
+                with torch.inference_mode():
+                    self._vocoder_call(self._frame_buckets[0], rate)()
 
     @torch.inference_mode()
     def set_voice(self, index: int, voice: Voice) -> None:

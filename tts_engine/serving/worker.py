@@ -119,7 +119,7 @@ class Worker:
         while True:
             try:
                 order = self._connection.recv()
-            except (EOFError, OSError):
+            except (EOFError, OSError, TypeError):  # TypeError: it was closed in between
                 order = Stop()  # nobody is left to speak for
             self._inbox.append(self._prepared(texts, order) if isinstance(order, Speak) else order)
             self._arrived.set()

@@ -23,6 +23,9 @@ SILENCE_S = 10.0
 STOP_S = 5.0
 "How long a worker is given to end by itself."
 
+START_S = 600.0
+"How long it may take to load and to capture every graph; a minute is usual."
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 "Before a lost worker is started again; doubled each time, until one has run for that long."
 
@@ -92,7 +95,11 @@ class WorkerHandle:
         self._host = host = await asyncio.to_thread(self._make_host, self.settings)
         threading.Thread(target=_read, args=(host.connection, loop, self._take), name="tts-reader", daemon=True).start()
         try:
-            self._ready = await started
+            async with asyncio.timeout(START_S):
+                self._ready = await started
+        except TimeoutError:
+            await self._end(0)
+            raise EngineError(f"the worker on {self.settings.device} did not get ready in {START_S:.0f} s") from None
         except EngineError:
             await self._end(STOP_S)  # it is ending by itself
             raise
@@ -183,7 +190,7 @@ def _read(
     while True:
         try:
             report = connection.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError, TypeError):  # TypeError: it was closed in between
             report = None
         try:
             loop.call_soon_threadsafe(take, connection, report)

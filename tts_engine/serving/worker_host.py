@@ -81,7 +81,7 @@ class ProcessHost:
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        self.connection.close()
+        _hang_up(self.connection)
 
     def join(self, timeout: float) -> bool:
         try:

@@ -66,7 +66,9 @@ def decode_together(
 ) -> None:
     """All of them, more than there are slots: each joins when there is one, a step is launched ahead of its results."""
     free_slots, allocator = list(range(slots)), PageAllocator(pages)
-    waiting, live, flying = list(sequences), {}, None
+    waiting = list(sequences)
+    live: dict[int, Spoken] = {}
+    flying: Sampled | None = None
 
     def take(sampled: Sampled | None) -> None:
         for slot, (token, finite) in (sampled.wait() if sampled else {}).items():
@@ -75,7 +77,7 @@ def decode_together(
 
     while waiting or live:
         chance.shuffle(free_slots)
-        begun = []
+        begun: list[Spoken] = []
         while waiting and free_slots and len(begun) < 8 and chance.random() < 0.7:
             sequence = waiting.pop()
             sequence.slot, sequence.launched = free_slots.pop(), 1

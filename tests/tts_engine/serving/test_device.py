@@ -19,7 +19,7 @@ def test_a_cpu_is_nobody_s_own() -> None:
 
 
 def test_a_gpu_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    current = []
+    current: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     use_device(torch.device("cuda:3"))
     use_device(torch.device("cuda"))

@@ -56,7 +56,7 @@ Running = Callable[..., AbstractAsyncContextManager[ChatterboxEngine]]
 @pytest.fixture(autouse=True)
 def unset(fresh_cfg_scale: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """No guidance, and no pause before a lost worker is started again."""
-    pause = dict(worker_handle.WorkerHandle.__init__.__kwdefaults__) | {"first_pause_s": 0.01}
+    pause = (worker_handle.WorkerHandle.__init__.__kwdefaults__ or {}) | {"first_pause_s": 0.01}
     monkeypatch.setattr(worker_handle.WorkerHandle.__init__, "__kwdefaults__", pause)
 
 
@@ -120,11 +120,16 @@ def measured(engine: ChatterboxEngine, name: str, **labels: str) -> float:
 async def nothing_is_held(engine: ChatterboxEngine) -> None:
     """Until the worker says so."""
     names = ("sequences_waiting", "sequences_decoding", "sequences_speaking", "kv_pages_used")
-    status = engine._members[0].handle
-    before = status.status
-    await until(lambda: status.status is not before and not sum(measured(engine, name) for name in names))
-    assert status.status is not None
-    assert status.status.load.streams == 0
+    handle = engine._members[0].handle
+    before = handle.status
+    await until(
+        lambda: (
+            (status := handle.status)
+            and status is not before
+            and not status.load.streams
+            and not sum(measured(engine, name) for name in names)
+        )
+    )
 
 
 class TestInterface:
@@ -156,7 +161,7 @@ class TestInterface:
                 with pytest.raises(EngineNotReadyError, match="is not running"):
                     engine.synthesize(SpeechRequest(HELLO))
         assert np.array_equal(*heard)
-        assert len([thread for thread in threading.enumerate() if thread.name.startswith("tts-")]) == 0
+        await until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("tts-")])
 
     async def test_after_a_failure_it_can_be_started(self, small_model: Path, voices_dir: Path, tmp_path: Path) -> None:
         directory = linked(small_model, tmp_path / "model", without=("vocab.json",))

@@ -108,7 +108,7 @@ def read(directory: Path, dtype: torch.dtype = torch.float32) -> Chatterbox:
 @gpu
 class TestCapturedCall:
     def test_inputs_are_copied_and_what_lies_beyond_stays(self) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
             given = torch.arange(8.0, device=DEVICE)
             call = CapturedCall(lambda x: (x * 2, x.sum()[None]), {"x": given}, torch.cuda.graph_pool_handle())
             for size in (8, 3, 1):
@@ -121,7 +121,7 @@ class TestCapturedCall:
             assert call()[0].data_ptr() == doubled.data_ptr(), "the same tensors every time"
 
     def test_results_and_their_time_come_without_waiting(self) -> None:
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
             laps = Laps(DEVICE)
             busy = torch.randn(4000, 4000, device=DEVICE)
             for _ in range(20):

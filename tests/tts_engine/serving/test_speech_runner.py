@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tts_engine.chatterbox.voices import make_voice
 from tests.tts_engine.serving.runner_cases import (
@@ -25,7 +27,7 @@ from tts_engine.chatterbox.streaming import synthesise_chunks
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.resample import Resampler, to_pcm16
-from tts_engine.serving.speech_runner import SpeechRunner
+from tts_engine.serving.speech_runner import LONGEST, SpeechRunner
 
 SLOTS = 4
 POLICIES = (ChunkPolicy(sizes=(20, 40)), ChunkPolicy(sizes=(14,)), ChunkPolicy(sizes=(500,)))
@@ -113,3 +115,12 @@ def test_a_batch_has_room_for_so_many_rows(steady: Chatterbox, voices: list[Voic
     assert min(spoken.seconds) > 0
     assert (runner.tokens, runner.frames) == (2 + 12, 24)
     assert runner.stream is None
+
+
+@given(lengths=st.lists(st.integers(1, 1500), max_size=20))
+def test_a_very_long_row_goes_alone_and_none_is_left_out(lengths: list[int]) -> None:
+    batches = SpeechRunner.batches(object.__new__(SpeechRunner), lengths)
+    assert sorted(at for batch in batches for at in batch) == list(range(len(lengths)))
+    assert all(batch for batch in batches)
+    assert all(len(batch) == 1 for batch in batches for at in batch if lengths[at] > LONGEST[-2])
+    assert sum(max(lengths[at] for at in batch) <= LONGEST[-2] for batch in batches) <= 1

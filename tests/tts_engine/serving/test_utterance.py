@@ -81,7 +81,6 @@ class TestSpeaking:
         assert one.accept(5).tokens == (5,)
         assert one.accept(SPEECH_TOKENS).tokens == ()
         assert one.tokens == [5]
-        assert not one.ended
         assert one.accept(STOP_TOKEN).end is EndReason.STOPPED
         assert one.ended
         assert one.tokens == [5, *[SILENCE_TOKEN] * 3]
@@ -119,7 +118,7 @@ class TestFinish:
         cuts = np.split(signal, [1, 960, 961, 20_000])
         joined = b"".join(finish(cut.tobytes(), final=number == 4) for number, cut in enumerate(cuts))
         stream = Watermarker().stream()
-        marked = np.concatenate([stream.process(signal.astype(np.float32) / 32767), stream.flush()])
+        marked = np.concatenate([stream.process(signal.astype(np.float32) / np.float32(32767)), stream.flush()])
         whole = to_pcm16(Resampler(24_000, rate).process(marked, final=True))
         assert len(joined) == len(whole) == 2 * rate
         assert np.abs(np.frombuffer(joined, "<i2").astype(int) - np.frombuffer(whole, "<i2")).max() <= 1

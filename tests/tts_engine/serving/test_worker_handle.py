@@ -183,7 +183,7 @@ class TestLoss:
             await sleep(0)
 
         async with started(hosts, told) as handle:
-            monkeypatch.setattr(worker_handle.asyncio, "sleep", pause)
+            monkeypatch.setattr(asyncio, "sleep", pause)
 
             def fail_twice(host: FakeHost) -> None:
                 if len(hosts.made) < 4:

@@ -108,10 +108,11 @@ class TestProcess:
 
     def test_it_is_another_process_that_gets_the_settings_and_ends_by_itself(self) -> None:
         host = ProcessHost(SETTINGS)
-        process, length, arguments = received(host.connection)  # type: ignore[misc]
-        assert process != os.getpid()
-        assert length > 100
-        assert len(arguments) == 1, "nothing but the pipe is on its command line"
+        first = received(host.connection)
+        assert isinstance(first, tuple)
+        assert first[0] != os.getpid()
+        assert first[1] > 100
+        assert len(first[2]) == 1, "nothing but the pipe is on its command line"
         host.connection.send("hello")
         assert received(host.connection) == "hello"
         assert not host.join(0.01)
