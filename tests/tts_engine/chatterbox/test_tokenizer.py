@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.synthetic_tokenizer import MERGES, byte_characters, write_tokenizer
@@ -46,10 +46,12 @@ def test_common_words_are_one_token(tokenizer):
 
 @pytest.fixture(scope="module")
 def spelling(written):
-    return {index: token for token, index in json.loads((written / "vocab.json").read_text()).items()}
+    spelled = {index: token for token, index in json.loads((written / "vocab.json").read_text()).items()}
+    return spelled | dict(enumerate(TAGS, 50257))
 
 
 @given(st.text())
+@example("[gasp]")
 @settings(deadline=None)
 def test_tokens_spell_the_text(spelling, tokenizer, text):
     as_byte = {character: byte for byte, character in enumerate(_byte_characters_in_byte_order())}
