@@ -277,9 +277,7 @@ def _report(args: argparse.Namespace, found: dict[str, dict[str, Any]], dropped:
             **commit(),
             "machine": machine(),
             "versions": versions(),
-            "parameters": {
-                name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
-            },
+            "parameters": {name: value for name, value in vars(args).items() if name not in {"weights", "json"}},
             "receiver": dropped,
             "phases": found,
         },

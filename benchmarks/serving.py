@@ -210,7 +210,7 @@ def _report(
         **commit(),
         "machine": machine() if args.embedded else this_machine(device),
         "versions": versions(),
-        "parameters": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        "parameters": {name: value for name, value in vars(args).items() if name not in {"weights", "json"}},
         "start_seconds": started,
         "levels": measured,
         "found": found,
