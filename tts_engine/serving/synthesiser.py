@@ -1,12 +1,11 @@
 """A worker's work, one turn at a time: what came in, what is due, what has come back.
 
-Holds the utterances of one device and joins scheduler and runners. It never waits for S3Gen; for T3 it waits only with
+Joins the roster of utterances, the scheduler and the runners. It never waits for S3Gen; for T3 it waits only with
 the next step already launched.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,30 +14,25 @@ from functools import partial
 
 import torch
 
-from tts_engine.chatterbox.chunk_plan import ChunkPlan, ladder
-from tts_engine.errors import EngineError
+from tts_engine.chatterbox.chunk_plan import ChunkPlan
 from tts_engine.serving.admission import Load
-from tts_engine.serving.messages import Audio, Failed, Report, Speak
+from tts_engine.serving.messages import Audio, Report, Speak
+from tts_engine.serving.roster import OUT_OF_MEMORY, Roster
 from tts_engine.serving.scheduler import ChunkJob, Prefill, Scheduler
-from tts_engine.serving.sequence import Sequence as Planned
 from tts_engine.serving.serving_measures import ServingMeasures
 from tts_engine.serving.speech_runner import SpeechRow, SpeechRunner, Spoken
 from tts_engine.serving.t3_runner import Begin, Sampled, T3Runner
 from tts_engine.serving.usual import Usual
 from tts_engine.serving.utterance import MODEL_RATE, Finish, Segment, Speaking, Utterance, token_array
-from tts_engine.serving.voice_bank import BankedVoice, VoiceBank
+from tts_engine.serving.voice_bank import VoiceBank
 
 logger = logging.getLogger(__name__)
-
-HELD_BETWEEN = 2.0
-"Seconds that the listener is taken to hold when a segment follows another: the same whatever the load, as chunks are."
 
 CHUNKS_IN_FLIGHT = 2
 "Batches: while one runs, the next waits in the stream, so that the device has no gap."
 
 SAMPLES_PER_FRAME = MODEL_RATE // 50
 
-OUT_OF_MEMORY = "the GPU's memory is used up"
 OVERFLOWED = "the model's numbers overflowed; try another precision (bfloat16 or float32)"
 
 
@@ -77,15 +71,10 @@ class Synthesiser:
         self._scheduler = scheduler
         self._t3 = t3
         self._speech = speech
-        self._bank = bank
         self._measures = measures
         self._send = send
-        self._numbers = itertools.count(1)
-        self._free_slots = list(range(streams))
-        self._waiting: deque[tuple[Speak, list[Segment], Finish]] = deque()
-        self._utterances: dict[int, Utterance] = {}
-        self._voices: dict[int, BankedVoice] = {}
-        self._speaking: dict[int, Speaking] = {}
+        self._roster = Roster(scheduler, bank, measures, send, streams)
+        self._speaking = self._roster.speaking
         self._tokens: deque[_TokensInFlight] = deque()
         self._sounds: deque[_SoundInFlight] = deque()
         self._usual = Usual()
@@ -93,24 +82,21 @@ class Synthesiser:
     @property
     def idle(self) -> bool:
         """Whether nothing is spoken and nothing is under way."""
-        return not (self._utterances or self._waiting or self._tokens or self._sounds)
+        return not (len(self._roster) or self._tokens or self._sounds)
 
     @property
     def streams(self) -> int:
         """Utterances taken and not finished."""
-        return len(self._utterances) + len(self._waiting)
+        return len(self._roster)
 
     def speak(self, order: Speak, segments: list[Segment], finish: Finish) -> None:
         """Take an utterance; it waits if there is no room."""
-        if segments:
-            self._waiting.append((order, segments, finish))
-        else:
-            self._send(Audio(order.id, b"", final=True, deadline=order.deadline))
+        self._roster.take(order, segments, finish)
 
     def refresh(self) -> None:
         """Set the gauges, and the totals that the runners keep."""
         measures, scheduler = self._measures, self._scheduler
-        measures.waiting.set(scheduler.waiting + len(self._waiting))
+        measures.waiting.set(scheduler.waiting + self._roster.waiting)
         measures.decoding.set(scheduler.decoding)
         measures.speaking.set(scheduler.speaking)
         measures.pages.set(scheduler.limits.pages)
@@ -128,7 +114,7 @@ class Synthesiser:
         scheduler, limits = self._scheduler, self._scheduler.limits
         return Load(
             streams=self.streams,
-            waiting=scheduler.waiting + len(self._waiting),
+            waiting=scheduler.waiting + self._roster.waiting,
             decoding=scheduler.decoding,
             slots=limits.slots,
             pages_free=limits.pages - scheduler.pages_used,
@@ -149,110 +135,26 @@ class Synthesiser:
 
     def set_deadline(self, id: int, deadline: float) -> None:
         """The listener's audio runs out at another time than was thought."""
-        utterance = self._utterances.get(id)
-        if utterance is not None:
-            utterance.deadline = deadline
-            for sequence in utterance.sequences:
-                self._scheduler.set_deadline(sequence, deadline)
+        self._roster.set_deadline(id, deadline)
 
     def cancel(self, id: int) -> None:
         """Nobody listens any more: nothing of it is launched from now on."""
-        if id in self._utterances:
-            self._release(self._utterances[id])
-        self._waiting = deque(entry for entry in self._waiting if entry[0].id != id)
+        self._roster.cancel(id)
 
     def fail_all(self, reason: str) -> None:
         """The device is lost."""
-        for entry in self._waiting:
-            self._send(Failed(entry[0].id, reason))
-        self._waiting.clear()
-        for utterance in list(self._utterances.values()):
-            self._fail(utterance, "device", reason)
+        self._roster.fail_all(reason)
 
     def turn(self, now: float) -> bool:
         """One round; False if there was nothing to do but to wait for what is under way, or for orders."""
         self._measures.turns.add()
-        began = self._begin_waiting(now)
+        began = self._roster.begin_waiting()
         heard = self._collect_sounds(now)
         launched = self._launch_sounds(now)
         stepped = self._launch_tokens(now)
         # The newest step runs while the tokens of the one before are looked at.
         taken = self._collect_tokens(keep=1 if stepped else 0)
         return began or heard or launched or stepped or taken
-
-    # Utterances:
-
-    def _begin_waiting(self, now: float) -> bool:
-        began = False
-        while self._waiting and self._free_slots:
-            order, segments, finish = self._waiting[0]
-            try:
-                voice = self._bank.acquire(order.voice)
-            except EngineError as error:
-                self._refuse("voice", str(error))
-                continue
-            except torch.OutOfMemoryError:
-                logger.error("the device has no memory for a voice")  # noqa: TRY400 - it says all itself
-                self._refuse("memory", OUT_OF_MEMORY)
-                continue
-            if voice is None:
-                break
-            self._waiting.popleft()
-            self._begin(order, segments, finish, voice)
-            began = True
-        return began
-
-    def _refuse(self, kind: str, reason: str) -> None:
-        """The first who waits."""
-        order, _, _ = self._waiting.popleft()
-        self._measures.failures[kind].add()
-        self._send(Failed(order.id, reason))
-
-    def _begin(self, order: Speak, segments: list[Segment], finish: Finish, voice: BankedVoice) -> None:
-        slot = self._free_slots.pop()
-        utterance = Utterance(
-            order, deque(segments), voice.index, voice.prompt, slot, order.deadline, finish, heard=False
-        )
-        self._utterances[order.id] = utterance
-        self._voices[order.id] = voice
-        self._begin_segment(utterance, None)
-
-    def _begin_segment(self, utterance: Utterance, after: int | None) -> None:
-        segment = utterance.segments.popleft()
-        speaking = Speaking(next(self._numbers), utterance, segment)
-        self._speaking[speaking.id] = speaking
-        utterance.sequences[speaking.id] = speaking
-        held = max(0.0, utterance.order.deadline - utterance.order.arrived) if after is None else HELD_BETWEEN
-        self._scheduler.add(
-            Planned(
-                id=speaking.id,
-                text_tokens=len(segment.text_tokens),
-                prompt_tokens=len(utterance.prompt),
-                limit=segment.guard.limit,
-                policy=ladder(held),
-                sample_rate=utterance.finish.gpu_rate,
-                deadline=utterance.deadline,
-                after=after,
-            )
-        )
-
-    def _release(self, utterance: Utterance) -> None:
-        """It is over, one way or another."""
-        for sequence in utterance.sequences:
-            self._scheduler.cancel(sequence)
-            del self._speaking[sequence]
-        utterance.sequences.clear()
-        del self._utterances[utterance.order.id]
-        self._bank.release(self._voices.pop(utterance.order.id))
-        # What is launched later comes later on the device too: the slot can be given away at once.
-        self._free_slots.append(utterance.slot)
-
-    def _fail(self, utterance: Utterance, kind: str, reason: str) -> None:
-        if self._utterances.get(utterance.order.id) is not utterance:
-            return  # cancelled meanwhile
-        self._measures.failures[kind].add()
-        self._release(utterance)
-        self._send(Failed(utterance.order.id, reason))
 
     # T3:
 
@@ -262,7 +164,7 @@ class Synthesiser:
             self._guarded(partial(self._prefill, prefills), [prefill.id for prefill in prefills])
         plan = self._scheduler.plan_step(now)
         for id in plan.failed:
-            self._fail(self._speaking[id].utterance, "pages", "the GPU's memory for speech under way is used up")
+            self._roster.fail(self._speaking[id].utterance, "pages", "the GPU's memory for speech under way is used up")
         if plan.rows:
             self._guarded(partial(self._step, plan.rows, plan.new_pages), [id for id, _ in plan.rows])
         return bool(prefills or plan.rows)
@@ -314,7 +216,7 @@ class Synthesiser:
                 self._take_token(speaking, token)
             else:
                 self._t3.clean(slot)
-                self._fail(speaking.utterance, "overflow", OVERFLOWED)
+                self._roster.fail(speaking.utterance, "overflow", OVERFLOWED)
 
     def _take_token(self, speaking: Speaking, token: int) -> None:
         verdict = speaking.accept(token)
@@ -323,7 +225,7 @@ class Synthesiser:
             self._measures.ends[verdict.end.value].add()
             self._usual.ended(len(speaking.text_tokens) + len(speaking.tokens))
             if speaking.utterance.segments:
-                self._begin_segment(speaking.utterance, speaking.id)
+                self._roster.begin_segment(speaking.utterance, speaking.id)
 
     # S3Gen:
 
@@ -392,7 +294,7 @@ class Synthesiser:
                 continue  # cancelled meanwhile
             if not finite:
                 self._speech.forget(utterance.slot)
-                self._fail(utterance, "overflow", OVERFLOWED)
+                self._roster.fail(utterance, "overflow", OVERFLOWED)
                 continue
             self._hear(utterance, job, pcm, now, ends=ends)
 
@@ -413,9 +315,7 @@ class Synthesiser:
         self.set_deadline(order.id, deadline)
         self._scheduler.chunk_done(job.id)
         if job.plan.final:
-            del self._speaking[job.id], utterance.sequences[job.id]
-            if ends:
-                self._release(utterance)
+            self._roster.end_sequence(self._speaking[job.id])
 
     def _guarded(self, launch: Callable[[], None], ids: Sequence[int]) -> None:
         """Those of a launch that does not fit into the device's memory fail, and nobody else."""
@@ -425,4 +325,4 @@ class Synthesiser:
             logger.error("the device has no memory for a batch of %d", len(ids))  # noqa: TRY400
             for id in ids:
                 if id in self._speaking:
-                    self._fail(self._speaking[id].utterance, "memory", OUT_OF_MEMORY)
+                    self._roster.fail(self._speaking[id].utterance, "memory", OUT_OF_MEMORY)

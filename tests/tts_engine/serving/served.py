@@ -30,8 +30,8 @@ from tts_engine.chatterbox.voice_store import VoiceStore
 from tts_engine.resample import Resampler, Samples, to_pcm16
 from tts_engine.serving.loading import Loaded, load
 from tts_engine.serving.messages import Audio, Failed, Report, Speak
+from tts_engine.serving.roster import HELD_BETWEEN
 from tts_engine.serving.settings import ChatterboxSettings, WorkerSettings
-from tts_engine.serving.synthesiser import HELD_BETWEEN
 from tts_engine.serving.texts import Texts
 from tts_engine.serving.utterance import segment_seed
 
@@ -178,9 +178,9 @@ class Served:
         assert synthesiser.idle
         assert (synthesiser.streams, len(scheduler)) == (0, 0)
         assert (scheduler.slots_used, scheduler.pages_used, scheduler.chunks_due) == (0, 0, 0)
-        assert sorted(synthesiser._free_slots) == list(range(self.streams))
-        assert not (synthesiser._voices or synthesiser._speaking)
-        assert all(not voice.users for voice in synthesiser._bank._voices.values())
+        assert sorted(synthesiser._roster.free_slots) == list(range(self.streams))
+        assert not (synthesiser._roster._voices or synthesiser._speaking)
+        assert all(not voice.users for voice in synthesiser._roster.bank._voices.values())
 
 
 class Serve(Protocol):

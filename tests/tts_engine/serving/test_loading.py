@@ -100,7 +100,7 @@ class TestLimits:
         served = serve(streams=5, ahead_seconds=7.0)
         assert served.loaded.scheduler.limits.slots == 3
         assert served.loaded.scheduler.limits.ahead_seconds == 7.0
-        assert len(served.loaded.synthesiser._free_slots) == 5
+        assert len(served.loaded.synthesiser._roster.free_slots) == 5
 
 
 class TestBackend:

@@ -226,7 +226,7 @@ class TestFailures:
         served.speak(1, SEVERAL)
         served.run(lambda: len(served.heard(1)) == 1)
         flow = served.loaded.synthesiser._speech._flow
-        voice = flow._voices[served.loaded.synthesiser._utterances[1].voice]  # type: ignore[attr-defined]
+        voice = flow._voices[served.loaded.synthesiser._roster.utterances[1].voice]  # type: ignore[attr-defined]
         voice.x_vector.fill_(torch.nan)
         served.run()
         assert set(served.failed) == {1}
@@ -275,7 +275,11 @@ class TestFailures:
     ) -> None:
         served = serve()
         fail_once(
-            monkeypatch, served.loaded.synthesiser._bank, "_put", lambda index, voice: True, torch.OutOfMemoryError()
+            monkeypatch,
+            served.loaded.synthesiser._roster.bank,
+            "_put",
+            lambda index, voice: True,
+            torch.OutOfMemoryError(),
         )
         served.speak(1, SHORT, "bob")
         served.speak(2, SHORT)
@@ -356,7 +360,7 @@ class TestCancel:
                 served.turn()
             served.loaded.synthesiser.cancel(goes)
             told = len(served.heard(goes))
-            bank = served.loaded.synthesiser._bank
+            bank = served.loaded.synthesiser._roster.bank
             assert all(not voice.users for (name, _), voice in bank._voices.items() if name == "bob")
             served.run()
             assert len(served.heard(goes)) == told, "nothing more of it is told"
@@ -386,7 +390,7 @@ class TestCancel:
         assert served.loaded.synthesiser.streams == 1
         served.run()
         assert served.heard(2) == []
-        assert ("bob" in {name for name, _ in served.loaded.synthesiser._bank._voices}) is False
+        assert ("bob" in {name for name, _ in served.loaded.synthesiser._roster.bank._voices}) is False
 
     def test_between_two_segments(self, serve: Serve) -> None:
         """While the first is still heard, and T3 is at the second."""
@@ -406,7 +410,7 @@ class TestRoom:
         most = 0
         while not served.loaded.synthesiser.idle:
             served.turn()
-            most = max(most, len(served.loaded.synthesiser._utterances))
+            most = max(most, len(served.loaded.synthesiser._roster.utterances))
         assert most == 2
         for id in range(5):
             assert_same_sound(served.pcm(id), plain(SHORTEST))
