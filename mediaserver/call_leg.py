@@ -202,7 +202,7 @@ class CallLeg:
         except QueueFullError:
             raise RefusedError(413, "Speech Queue Is Full", (("Retry-After", QUEUE_RETRY_S),)) from None
         except EngineError as error:
-            raise RefusedError(503, f"Speech Engine: {error}") from None
+            raise RefusedError(503, f"Speech Engine: {error}", (("Retry-After", QUEUE_RETRY_S),)) from None
 
     def _speech_failed(self) -> None:
         self.end(EndReason.FAILED)

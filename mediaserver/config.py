@@ -102,7 +102,7 @@ class CallsConfig(_Section):
     greeting: str = "Hello, this is Chatterline. The call works, but nobody has told me yet what to say."
     max_text_chars: Annotated[int, Field(ge=1, le=20_000)] = 2000
     max_queued_chars: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
-    speech_wait_s: Annotated[float, Field(ge=0, le=60)] = 3.0
+    speech_wait_s: Annotated[float, Field(ge=0, le=300)] = 3.0
     max_duration_s: Seconds = 7200.0
     drain_s: Seconds = 60.0
 

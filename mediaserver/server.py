@@ -7,7 +7,8 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -22,7 +23,6 @@ from sip.access import AccessList
 from sip.timers import TimerValues
 from sip.transport import UdpTransport, host_port
 from sip.user_agent import UserAgent, UserAgentConfig
-from tts_engine.engine import Engine
 from tts_engine.errors import EngineError
 
 _log = structlog.get_logger("server")
@@ -57,6 +57,7 @@ class Server:
         self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit, choice)
         self.overflow = make_overflow_engine(config.tts, choice.kind, text_limit)
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def stop(self) -> None:
         """Begin a graceful stop; a second call makes it an immediate one."""
@@ -66,11 +67,11 @@ class Server:
 
     async def run(self) -> None:
         """Start, serve, drain, stop. Raises StartError."""
-        self._hurry = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(_running(self.engine))
-            if self.overflow is not None:
-                await stack.enter_async_context(_running(self.overflow))
+            for engine in filter(None, (self.engine, self.overflow)):
+                if not await self._unless_stopped(engine.start()):
+                    return
+                stack.push_async_callback(engine.stop)
             calls, agent = await self._start_serving(stack)
             _settle_memory()
             address = host_port((self._config.sip.host, self._config.sip.port))
@@ -82,6 +83,26 @@ class Server:
             systemd.notify("STOPPING=1\nSTATUS=Draining")
             await self._drain(calls, agent)
         _log.info("stopped")
+
+    async def _unless_stopped(self, start: Coroutine[Any, Any, None]) -> bool:
+        """Whether the engine has started; a model may take minutes to load, and a stop need not wait for it.
+
+        Raises StartError.
+        """
+        starting, stopped = asyncio.ensure_future(start), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, EngineError):
+                await starting
+            _log.info("stopped", ready=False)
+            return False
+        try:
+            await starting
+        except Exception as error:
+            raise StartError(f"speech engine: {error}") from error
+        return True
 
     async def _start_serving(self, stack: contextlib.AsyncExitStack) -> tuple[Calls, UserAgent]:
         config = self._config
@@ -136,19 +157,6 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await agent.wait_idle()
-
-
-@contextlib.asynccontextmanager
-async def _running(engine: Engine) -> AsyncIterator[None]:
-    """Raises StartError."""
-    try:
-        await engine.start()
-    except Exception as error:
-        raise StartError(f"speech engine: {error}") from error
-    try:
-        yield
-    finally:
-        await engine.stop()
 
 
 def _timers(t1: float) -> TimerValues:

@@ -114,5 +114,10 @@ async def test_what_is_sent_is_what_the_engine_made(
     pcm = b"".join([chunk.pcm async for chunk in engine.synthesize(SpeechRequest(TEXT))])
     await engine.stop()
     expected = PCMU.encode(pcm + bytes(-len(pcm) % 320))
-    silence = b"\xff"
-    assert payload_in_order(packets).strip(silence) == expected.strip(silence)
+    assert _sound(payload_in_order(packets)) == _sound(expected)
+
+
+def _sound(payload: bytes) -> list[bytes]:
+    """Frames that are not silence: on a busy machine the engine may be late, and whole frames of silence are sent."""
+    frames = [payload[at : at + 160] for at in range(0, len(payload), 160)]
+    return [frame for frame in frames if frame.strip(b"\xff")]

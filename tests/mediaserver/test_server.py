@@ -146,3 +146,27 @@ def test_the_unit_waits_longer_than_the_drain() -> None:
     settings = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
     assert float(settings["TimeoutStopSec"]) > CallsConfig().drain_s + FAREWELL_S
     assert settings["Type"] == "notify"
+
+
+async def test_a_stop_does_not_wait_for_a_model_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading takes minutes on a GPU."""
+    from mediaserver.config import load
+    from mediaserver.server import Server
+
+    server = Server(load())
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def start() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    monkeypatch.setattr(server.engine, "start", start)
+    running = asyncio.create_task(server.run())
+    await asyncio.wait_for(began.wait(), 10)
+    server.stop()
+    await asyncio.wait_for(running, 10)
+    assert cancelled.is_set()

@@ -56,7 +56,11 @@ class VoiceStore:
     def path(self, name: str) -> Path:
         """Where a voice of that name lies, or would lie. Raises VoiceNameError, VoiceFileError."""
         path = self.directory / (check_name(name) + SUFFIX)
-        if path.is_symlink() and not path.resolve().is_relative_to(self.directory.resolve()):
+        try:
+            outside = path.is_symlink() and not path.resolve().is_relative_to(self.directory.resolve())
+        except OSError as error:
+            raise VoiceFileError(f"{path}: {error.strerror}") from None
+        if outside:
             raise VoiceFileError(f"{path} is a link out of the voices directory")
         return path
 
@@ -115,6 +119,10 @@ class VoiceStore:
 
     def _existing(self, name: str) -> Path:
         path = self.path(name)
-        if not path.is_symlink() and not path.exists():
+        try:
+            missing = not path.is_symlink() and not path.exists()
+        except OSError as error:
+            raise VoiceFileError(f"{path}: {error.strerror}") from None
+        if missing:
             raise UnknownVoiceError(name, self.names())
         return path

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.1
 "How often the workers' idea of a listener's audio is compared with the listener's own."
 
+QUIET_S, QUIET_RETRY_S = 1.5, 10.0
+"A worker on a GPU that says nothing for so long, fifteen signs of life, may be stuck: no further calls until it does."
+
 DRIFT_S = 0.25
 "What is not worth telling."
 
@@ -156,6 +159,8 @@ class ChatterboxEngine:
             return self._not_ready()
         if self.open_streams >= self._limits.max_streams:
             return self._full()
+        if member.handle.settings.device.startswith("cuda") and (silent := member.handle.silent_seconds) > QUIET_S:
+            return EngineBusyError(f"the GPU's worker has not been heard of for {silent:.1f} s", QUIET_RETRY_S)
         status = member.handle.status
         if status is None:
             return None
@@ -234,7 +239,9 @@ class ChatterboxEngine:
         )
 
     def _full(self) -> EngineBusyError:
-        return EngineBusyError(f"the engine runs {self._limits.max_streams} streams already")
+        return EngineBusyError(
+            f"the {self._name} engine speaks {self._limits.max_streams} utterances, which is its limit"
+        )
 
     def _not_ready(self) -> EngineNotReadyError:
         what = "is starting again after a failure" if self._members else "is not running"

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 HELD_BETWEEN = 2.0
 "Seconds that the listener is taken to hold when a segment follows another: the same whatever the load, as chunks are."
 
+VOICE_WAIT_S = 5.0
+"For room among the voices on the device; then the utterance fails."
+
 OUT_OF_MEMORY = "the GPU's memory is used up"
 
 
@@ -65,26 +68,35 @@ class Roster:
         else:
             self._send(Audio(order.id, b"", final=True, deadline=order.deadline))
 
-    def begin_waiting(self) -> bool:
-        """As many as there is room for; whether there was one."""
-        began = False
-        while self._waiting and self.free_slots:
-            order, segments, finish = self._waiting[0]
-            try:
-                voice = self.bank.acquire(order.voice)
-            except EngineError as error:
-                self._refuse("voice", str(error))
-                continue
-            except torch.OutOfMemoryError:
-                logger.error("the device has no memory for a voice")  # noqa: TRY400 - it says all itself
-                self._refuse("memory", OUT_OF_MEMORY)
-                continue
-            if voice is None:
-                break
-            self._waiting.popleft()
+    def begin_waiting(self, now: float) -> bool:
+        """As many as there is room for; whether any. Who waits for a voice's room keeps nobody else waiting."""
+        if not self._waiting or not self.free_slots:
+            return False
+        entries, self._waiting = self._waiting, deque()
+        before = len(self.utterances)
+        for entry in entries:
+            if not self.free_slots or not self._settled(*entry, now):
+                self._waiting.append(entry)
+        return len(self.utterances) > before
+
+    def _settled(self, order: Speak, segments: list[Segment], finish: Finish, now: float) -> bool:
+        """Whether it was begun or refused; else its voice has no room yet."""
+        try:
+            voice = self.bank.acquire(order.voice)
+        except EngineError as error:
+            self._refuse(order, "voice", str(error))
+            return True
+        except torch.OutOfMemoryError:
+            logger.error("the device has no memory for a voice")  # noqa: TRY400 - it says all itself
+            self._refuse(order, "memory", OUT_OF_MEMORY)
+            return True
+        if voice is not None:
             self._begin(order, segments, finish, voice)
-            began = True
-        return began
+            return True
+        if now - order.arrived > VOICE_WAIT_S:
+            self._refuse(order, "voice", "as many different voices are spoken as the GPU has room for")
+            return True
+        return False
 
     def begin_segment(self, utterance: Utterance, after: int | None) -> None:
         """The next segment of a begun utterance, behind the sequence `after`."""
@@ -134,16 +146,8 @@ class Roster:
         self._release(utterance)
         self._send(Failed(utterance.order.id, reason))
 
-    def fail_all(self, reason: str) -> None:
-        """The device is lost."""
-        while self._waiting:
-            self._refuse("device", reason)
-        for utterance in list(self.utterances.values()):
-            self.fail(utterance, "device", reason)
-
-    def _refuse(self, kind: str, reason: str) -> None:
-        """The first who waits."""
-        order, _, _ = self._waiting.popleft()
+    def _refuse(self, order: Speak, kind: str, reason: str) -> None:
+        """One that has not begun."""
         self._measures.failures[kind].add()
         self._send(Failed(order.id, reason))
 

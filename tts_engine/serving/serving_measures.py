@@ -51,7 +51,7 @@ class ServingMeasures:
         self.memory = gauge("gpu_memory_bytes", "Memory of the GPU that the worker has reserved")
         self.failures = {
             kind: counter("utterances_failed", "Utterances that were not finished", kind=kind)
-            for kind in ("overflow", "memory", "voice", "text", "pages", "device")
+            for kind in ("overflow", "memory", "voice", "text", "pages")
         }
         self.ends = {
             kind: counter("sequences_ended", "Why T3 ended a sequence", kind=kind)

@@ -37,6 +37,15 @@ GRAPH_RATE = 8000
 "Hz: the telephone's. Other rates, which only tools ask for, run without a graph."
 
 
+def flow_graphs(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Which pairs of (tokens, longest row), both rounded up, a batch can come to: see SpeechRunner.batches."""
+    found = []
+    for before, most in zip((0, *LONGEST), LONGEST, strict=False):
+        alone = bucket_of(most, sizes) or sizes[-1]
+        found += [(size, most) for size in sizes if before < size and (most != LONGEST[-1] or size <= alone)]
+    return sorted(found)
+
+
 class PackedFlowDecoder(Protocol):
     """PackedFlow or PaddedFlow."""
 
@@ -213,10 +222,8 @@ class SpeechRunner:
             return
         with self._on_stream():
             self._send(*self._numbers([]))
-            for size in reversed(self._token_buckets):
-                for most in LONGEST:
-                    if most == LONGEST[0] or (most <= size and (most != LONGEST[-1] or size <= most)):
-                        self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
+            for size, most in reversed(flow_graphs(self._token_buckets)):
+                self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
             for frames in reversed(self._frame_buckets):
                 self._vocoders[frames] = CapturedCall(self._vocoder_call(frames, GRAPH_RATE), {}, self._pool)
             for rate in self._polyphase:  # Kernels are compiled at first use, for which no caller should wait.
@@ -256,7 +263,8 @@ class SpeechRunner:
         call = None if bucket is None or most is None else self._flows.get((bucket, most))
         self.tokens += size
         if call is None or bucket is None:
-            self._flow_call(size, longest)()
+            # Never the exact length: tables are kept for each.
+            self._flow_call(size, most or longest)()
             return
         self.padded_tokens += bucket - size
         call()

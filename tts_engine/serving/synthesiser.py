@@ -141,14 +141,10 @@ class Synthesiser:
         """Nobody listens any more: nothing of it is launched from now on."""
         self._roster.cancel(id)
 
-    def fail_all(self, reason: str) -> None:
-        """The device is lost."""
-        self._roster.fail_all(reason)
-
     def turn(self, now: float) -> bool:
         """One round; False if there was nothing to do but to wait for what is under way, or for orders."""
         self._measures.turns.add()
-        began = self._roster.begin_waiting()
+        began = self._roster.begin_waiting(now)
         heard = self._collect_sounds(now)
         launched = self._launch_sounds(now)
         stepped = self._launch_tokens(now)

@@ -78,10 +78,9 @@ class Worker:
                 self._take_orders(loaded)
                 now = self._clock()
                 progressed = synthesiser.turn(now)
-            except Exception as error:
-                # A CUDA error is final for the process that met it: the engine starts another.
+            except Exception:
+                # A CUDA error is final for the process that met it: the engine sees it end, and starts another.
                 logger.exception("the worker on %s has failed", self._settings.device)
-                synthesiser.fail_all(f"the GPU has failed ({type(error).__name__})")
                 return False
             if now - self._last_status >= STATUS_S:
                 self._last_status = now

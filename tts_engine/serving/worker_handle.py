@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 
 from tts_engine.errors import EngineError
 from tts_engine.serving.messages import CannotStart, Logged, Order, Ready, Report, Status, Stop
@@ -17,8 +18,13 @@ from tts_engine.serving.worker_host import WorkerHost
 
 logger = logging.getLogger(__name__)
 
-SILENCE_S = 10.0
-"A worker that shows no sign of life for so long is stuck: a kernel that hangs, a device that is gone."
+SILENCE_S, CPU_SILENCE_S = 10.0, 300.0
+"""A worker that shows no sign of life for so long is stuck: a kernel that hangs, a device that is gone. On a CPU one
+turn may take a minute.
+"""
+
+MOST_UNSENT = 10_000
+"Orders that wait to be sent: a worker that takes none any more is lost."
 
 STOP_S = 5.0
 "How long a worker is given to end by itself."
@@ -40,7 +46,7 @@ class WorkerHandle:
         on_report: Callable[[Report], None],
         on_lost: Callable[[], None],
         *,
-        silence_s: float = SILENCE_S,
+        silence_s: float | None = None,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         """`on_report` gets Audio and Failed; `on_lost` is called when all that the worker was saying is lost."""
@@ -50,9 +56,11 @@ class WorkerHandle:
         self._make_host = make_host
         self._on_report = on_report
         self._on_lost = on_lost
-        self._silence_s = silence_s
+        usual = SILENCE_S if settings.device.startswith("cuda") else CPU_SILENCE_S
+        self._silence_s = usual if silence_s is None else silence_s
         self._first_pause_s = first_pause_s
         self._host: WorkerHost | None = None
+        self._orders: SimpleQueue[Order | None] = SimpleQueue()
         self._ready: Ready | None = None
         self._started: asyncio.Future[Ready] | None = None
         self._gone = asyncio.Event()
@@ -63,6 +71,11 @@ class WorkerHandle:
     def ready(self) -> bool:
         """Whether it takes orders."""
         return self._ready is not None
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since its last sign of life."""
+        return time.monotonic() - self._last_sign
 
     async def start(self) -> Ready:
         """Once the model is loaded and warm. Raises EngineError if it cannot be."""
@@ -82,17 +95,21 @@ class WorkerHandle:
         await self._end(STOP_S)
 
     def send(self, order: Order) -> None:
-        """Lost if the worker is: on_lost tells."""
+        """Lost if the worker is: on_lost tells. A thread sends it: a worker that is stuck leaves the pipe full."""
         if self._host is not None:
-            with contextlib.suppress(OSError):
-                self._host.connection.send(order)
+            self._orders.put(order)
+            if self._orders.qsize() > MOST_UNSENT:
+                self._gone.set()
 
     async def _launch(self) -> Ready:
         loop = asyncio.get_running_loop()
         self._gone.clear()
         self._started = started = loop.create_future()
         # In a thread: a process takes a moment to be made, and torch seconds to be imported.
-        self._host = host = await asyncio.to_thread(self._make_host, self.settings)
+        self._host = host = await self._made()
+        orders: SimpleQueue[Order | None] = SimpleQueue()
+        self._orders = orders
+        threading.Thread(target=_write, args=(host.connection, orders), name="tts-writer", daemon=True).start()
         threading.Thread(target=_read, args=(host.connection, loop, self._take), name="tts-reader", daemon=True).start()
         try:
             async with asyncio.timeout(START_S):
@@ -108,6 +125,16 @@ class WorkerHandle:
             raise
         self._last_sign = time.monotonic()
         return self._ready
+
+    async def _made(self) -> WorkerHost:
+        making = asyncio.ensure_future(asyncio.to_thread(self._make_host, self.settings))
+        try:
+            return await asyncio.shield(making)
+        except OSError as error:
+            raise EngineError(f"a worker cannot be made: {error}") from error
+        except asyncio.CancelledError:
+            making.add_done_callback(_end_unwanted)  # the thread goes on, and nobody else holds what it makes
+            raise
 
     def _take(self, host_connection: Connection, report: Report | None) -> None:
         """Every report, on the event loop; None when there will be no more."""
@@ -144,8 +171,9 @@ class WorkerHandle:
             began = time.monotonic()
             await self._lost()
             self._ready = self.status = None
+            host, self._host = self._host, None
             self._on_lost()
-            await self._end(0)
+            await self._end(0, host)
             pause = self._first_pause_s if time.monotonic() - began > LONGEST_PAUSE_S else pause
             while not self.ready:
                 logger.error("the worker on %s is lost; another is started in %.0f s", self.settings.device, pause)
@@ -169,10 +197,18 @@ class WorkerHandle:
                 async with asyncio.timeout(self._silence_s - silent + 0.01):
                     await self._gone.wait()
 
-    async def _end(self, grace_s: float) -> None:
-        host, self._host = self._host, None
+    async def _end(self, grace_s: float, host: WorkerHost | None = None) -> None:
+        """Of that host, or of the present one."""
+        if host is None:
+            host, self._host = self._host, None
+        self._orders.put(None)
         if host is not None:
             await asyncio.to_thread(_end, host, grace_s)
+
+
+def _end_unwanted(making: asyncio.Future[WorkerHost]) -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().kill()
 
 
 def _end(host: WorkerHost, grace_s: float) -> None:
@@ -180,6 +216,15 @@ def _end(host: WorkerHost, grace_s: float) -> None:
         host.kill()
         host.join(1.0)
     host.connection.close()
+
+
+def _write(connection: Connection, orders: SimpleQueue[Order | None]) -> None:
+    """The writer's thread."""
+    while (order := orders.get()) is not None:
+        try:
+            connection.send(order)
+        except (OSError, TypeError, ValueError):  # it has been closed
+            return
 
 
 def _read(

@@ -6,13 +6,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 
 from tts_engine.serving.messages import Logged
-from tts_engine.serving.settings import WorkerSettings
 
-# Before torch is loaded, see mediaserver/engines.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+ORPHAN_S = 5.0
+"How long a worker whose server has gone may take to end; one that hangs would hold the GPU for ever."
 
 
 class _ToEngine(logging.Handler):
@@ -34,6 +34,10 @@ def main() -> None:
     # The engine decides when the worker ends; a signal to the process group is meant for it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="tts-parent", daemon=True).start()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, see mediaserver/engines.py
+    from tts_engine.serving.settings import WorkerSettings  # noqa: PLC0415  torch
+
     connection: Connection = Connection(int(sys.argv[1]))
     settings = connection.recv()
     if not isinstance(settings, WorkerSettings):
@@ -45,6 +49,15 @@ def main() -> None:
     root.setLevel(logging.INFO)
     root.addHandler(_ToEngine(worker))
     raise SystemExit(0 if worker.run() else 1)
+
+
+def _end_with(parent: int) -> None:
+    """A thread: when the server has died, in whatever way, this process ends too."""
+    never = threading.Event()
+    while os.getppid() == parent:
+        never.wait(1.0)
+    never.wait(ORPHAN_S)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,13 @@ class FakeHost:
 class Hosts:
     """Makes them, and keeps them for the test; `script` is what each does when it is made."""
 
-    def __init__(self, script: Callable[[FakeHost], None] = FakeHost.ready) -> None:
+    def __init__(self, script: Callable[[FakeHost], None] = FakeHost.ready, kind: type[FakeHost] = FakeHost) -> None:
         self.script = script
+        self.kind = kind
         self.made: list[FakeHost] = []
 
     def __call__(self, settings: WorkerSettings) -> FakeHost:
-        host = FakeHost(settings)
+        host = self.kind(settings)
         self.made.append(host)
         self.script(host)
         return host

@@ -213,7 +213,7 @@ class TestRequests:
     async def test_no_more_than_max_streams(self, faked: Callable[..., Any]) -> None:
         async with faked(max_streams=3) as (engine, _):
             streams = [engine.synthesize(SpeechRequest(HELLO)) for _ in range(3)]
-            with pytest.raises(EngineBusyError, match="3 streams"):
+            with pytest.raises(EngineBusyError, match="speaks 3 utterances"):
                 engine.synthesize(SpeechRequest(HELLO))
             assert isinstance(engine.available(), EngineBusyError)
             streams[1].cancel()

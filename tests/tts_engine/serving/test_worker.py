@@ -169,11 +169,10 @@ def test_an_error_of_the_device_ends_it_and_all_that_it_spoke(
         worker.until(is_status)
         monkeypatch.setattr(Synthesiser, method, fail)
         worker.say(speak(1))
-        failed = worker.until(lambda report: isinstance(report, Failed))
-        assert failed == Failed(1, "the GPU has failed (RuntimeError)")
         assert worker.ended() is False
+        # No word of the utterance: the engine sees the worker end, and knows what can be asked for again.
         with pytest.raises(EOFError):
-            worker.until(lambda report: False)
+            worker.until(lambda report: isinstance(report, Failed | Audio))
     assert "the worker on cpu has failed" in caplog.text
     assert "illegal memory access" in caplog.text
     assert TEXT not in caplog.text

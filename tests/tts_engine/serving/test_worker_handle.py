@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -231,3 +232,73 @@ class TestStop:
         await asyncio.wait_for(handle.stop(), 10)
         assert len(hosts.made) == (1 if moment == "pause" else 2)
         assert hosts.made[-1]._ended.is_set()
+
+
+class Deaf(FakeHost):
+    """A worker that reads nothing: its pipe fills up."""
+
+    def _read(self) -> None:
+        return
+
+
+class TestStuck:
+    async def test_a_full_pipe_keeps_nobody_waiting_and_is_found(self) -> None:
+        hosts = Hosts(FakeHost.ready, Deaf)
+        told = Told()
+        async with started(hosts, told, silence_s=0.3) as handle:
+            for id in range(3000):  # a pipe holds some 300
+                handle.send(Cancel(id))
+            await until(lambda: told.lost)
+            await until(lambda: hosts.made[0].killed)
+            await until(lambda: len(hosts.made) == 2)
+            hosts.made[0].end()
+
+    async def test_too_many_unsent_orders_are_a_lost_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker_handle, "MOST_UNSENT", 1000)
+        hosts = Hosts(FakeHost.ready, Deaf)
+        told = Told()
+        async with started(hosts, told) as handle:
+            for id in range(3000):
+                handle.send(Cancel(id))
+            await until(lambda: told.lost)
+
+    async def test_a_system_without_room_for_a_worker_is_tried_again(self) -> None:
+        hosts = Hosts(FakeHost.ready)
+        failures = [OSError(24, "Too many open files")]
+
+        def make(settings: WorkerSettings) -> FakeHost:
+            if hosts.made and failures:
+                raise failures.pop()
+            return hosts(settings)
+
+        async with started(make) as handle:
+            hosts.made[0].end()
+            await until(lambda: len(hosts.made) == 2 and handle.ready)
+        assert not failures
+
+    async def test_the_first_start_says_it(self) -> None:
+        def make(settings: WorkerSettings) -> FakeHost:
+            raise OSError(24, "Too many open files")
+
+        handle = WorkerHandle(SETTINGS, make, lambda report: None, lambda: None)
+        with pytest.raises(EngineError, match=r"a worker cannot be made: .*Too many open files"):
+            await handle.start()
+
+    async def test_what_is_made_for_nobody_is_ended(self) -> None:
+        made: list[FakeHost] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def make(settings: WorkerSettings) -> FakeHost:
+            begun.set()
+            go_on.wait(10)
+            made.append(FakeHost(settings))
+            return made[0]
+
+        handle = WorkerHandle(SETTINGS, make, lambda report: None, lambda: None)
+        starting = asyncio.create_task(handle.start())
+        await until(begun.is_set)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        go_on.set()
+        await until(lambda: made and made[0].killed)
