@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tts_engine.chatterbox.chunk_plan import ChunkPlan
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.draws import packed_noise, phase_offsets
 from tts_engine.chatterbox.polyphase import Polyphase
 from tts_engine.chatterbox.voice import Voice
-from tts_engine.chatterbox.windows import SpeechState, Windows, fade_head
+from tts_engine.chatterbox.windows import SpeechState, fade_head
 from tts_engine.serving.graphs import CapturedCall, bucket_of
 from tts_engine.serving.laps import Laps, to_host
+from tts_engine.serving.speech_rows import RowNumbers, SpeechRow, numbers_of
 
 TOKENS = (288, 352, 448, 576, 704, 896, 1152, 1440, 1792, 2304, 2880, 3584, 4608, 5760, 7168, 9216, 11520)
 "Flow tokens of a batch, prompts included: a quarter more each time, so an eighth is padding on average."
@@ -72,30 +69,6 @@ class PackedRenderer(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-@dataclass(frozen=True)
-class SpeechRow:
-    """A chunk to be decoded."""
-
-    slot: int
-    "Of the utterance: where what it keeps from chunk to chunk lies."
-    voice: int
-    prompt: npt.NDArray[np.int32]
-    "The voice's tokens."
-    tokens: npt.NDArray[np.int32]
-    "The sequence's, as many as the plan says."
-    plan: ChunkPlan
-    keys: tuple[int, ...]
-    "Counter keys: prompt, flow, source, phase."
-    begins: bool
-    "The first chunk of its sequence."
-    before: int
-    "Samples (24 kHz) of the utterance that earlier chunks gave,"
-    out_before: int
-    "and what they gave at the rate asked for."
-    out: int
-    "Samples that this chunk gives at the rate asked for."
-
-
 class Spoken:
     """PCM on its way to the host."""
 
@@ -123,43 +96,6 @@ class Spoken:
         for count, broken in zip(self._counts, self._flags.tolist(), strict=True):
             yield samples[at : at + count].astype("<i2").tobytes(), not broken
             at += count
-
-
-class _Rows:
-    """Numbers of a batch by name, in one tensor: one copy to the device instead of twenty."""
-
-    NAMES = (
-        "starts", "look_ahead", "voices", "prompt", "first_token",
-        "window_starts", "slot", "base", "spoken", "known", "until", "next_base", "fade", "flow_at", "begins",
-        "before", "out_before", "out_starts",
-    )  # fmt: skip
-    KEYS = ("prompt_key", "flow_key", "source_key", "phase_key")
-
-    def __init__(self, numbers: Tensor, keys: Tensor) -> None:
-        """`numbers` (names, R + 1) int32, of which the starts use all, the others R; `keys` (4, R) int64."""
-        self._numbers = numbers
-        self._keys = keys
-
-    def __getitem__(self, name: str) -> Tensor:
-        row = self._numbers[self.NAMES.index(name)]
-        return row if name.endswith("starts") else row[:-1]
-
-    def key(self, name: str) -> Tensor:
-        return self._keys[self.KEYS.index(name)]
-
-    def windows(self) -> Windows:
-        return Windows(
-            slot=self["slot"],
-            base=self["base"],
-            spoken=self["spoken"],
-            known=self["known"],
-            until=self["until"],
-            next_base=self["next_base"],
-            fade=self["fade"],
-            flow_at=self["flow_at"],
-            begins=self["begins"],
-            starts=self["window_starts"],
-        )
 
 
 class SpeechRunner:
@@ -196,9 +132,9 @@ class SpeechRunner:
         self._vocoders: dict[int, CapturedCall] = {}
         with torch.device(device):
             self._tokens = torch.zeros(tokens, dtype=torch.int32)
-            self._rows = _Rows(
-                torch.zeros(len(_Rows.NAMES), rows + 1, dtype=torch.int32),
-                torch.zeros(len(_Rows.KEYS), rows, dtype=torch.int64),
+            self._rows = RowNumbers(
+                torch.zeros(len(RowNumbers.NAMES), rows + 1, dtype=torch.int32),
+                torch.zeros(len(RowNumbers.KEYS), rows, dtype=torch.int64),
             )
             self._mel = torch.zeros(FRAMES_PER_TOKEN * tokens, MEL_BINS)
 
@@ -221,7 +157,7 @@ class SpeechRunner:
         if not self._graphs:
             return
         with self._on_stream():
-            self._send(*self._numbers([]))
+            self._send(*numbers_of([], self._most_rows, self._idle))
             for size, most in reversed(flow_graphs(self._token_buckets)):
                 self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
             for frames in reversed(self._frame_buckets):
@@ -248,7 +184,7 @@ class SpeechRunner:
         if len(rows) > self._most_rows:
             raise ValueError(f"a batch of {len(rows)} chunks is over {self._most_rows}")
         with self._on_stream():
-            tokens, numbers, keys = self._numbers(rows)
+            tokens, numbers, keys = numbers_of(rows, self._most_rows, self._idle)
             self._send(tokens, numbers, keys)
             lengths = [len(row.prompt) + len(row.tokens) for row in rows]
             frames = sum(row.plan.known - row.plan.base for row in rows)
@@ -280,51 +216,9 @@ class SpeechRunner:
         pcm, broken = call()
         return pcm, broken
 
-    def _numbers(self, rows: Sequence[SpeechRow]) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch's tokens, numbers and keys, on the host."""
-        names = _Rows.NAMES
-        table = np.zeros((len(names), self._most_rows + 1), np.int32)
-        keys = np.zeros((len(_Rows.KEYS), self._most_rows), np.int64)
-        table[names.index("slot")] = self._idle
-        parts: list[npt.NDArray[np.int32]] = []
-        ends = dict.fromkeys(("starts", "window_starts", "out_starts"), 0)
-        for at, row in enumerate(rows):
-            plan = row.plan
-            prompt_frames = FRAMES_PER_TOKEN * len(row.prompt)
-            first_frame = FRAMES_PER_TOKEN * (ends["starts"] - plan.first_token) + prompt_frames
-            numbers = {
-                "look_ahead": plan.look_ahead,
-                "voices": row.voice,
-                "prompt": len(row.prompt),
-                "first_token": plan.first_token,
-                "slot": row.slot,
-                "base": plan.base,
-                "spoken": plan.spoken,
-                "known": plan.known,
-                "until": plan.until,
-                "next_base": plan.next_base,
-                "fade": plan.fade,
-                "flow_at": first_frame + plan.spoken,
-                "begins": row.begins,
-                "before": row.before,
-                "out_before": row.out_before,
-            }
-            for name, number in numbers.items():
-                table[names.index(name), at] = number
-            keys[:, at] = row.keys
-            parts += [row.prompt, row.tokens]
-            ends["starts"] += len(row.prompt) + len(row.tokens)
-            ends["window_starts"] += plan.known - plan.base
-            ends["out_starts"] += row.out
-            for name, end in ends.items():
-                table[names.index(name), at + 1 :] = end
-        tokens = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        return torch.from_numpy(tokens), torch.from_numpy(table), torch.from_numpy(keys)
-
     def _send(self, tokens: Tensor, numbers: Tensor, keys: Tensor) -> None:
         self._tokens[: len(tokens)].copy_(tokens, non_blocking=True)
-        self._rows._numbers.copy_(numbers, non_blocking=True)
-        self._rows._keys.copy_(keys, non_blocking=True)
+        self._rows.write(numbers, keys)
 
     def _flow_call(self, size: int, most: int) -> Any:
         rows, tokens, mel = self._rows, self._tokens[:size], self._mel[: FRAMES_PER_TOKEN * size]

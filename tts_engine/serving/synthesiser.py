@@ -20,7 +20,8 @@ from tts_engine.serving.messages import Audio, Report, Speak
 from tts_engine.serving.roster import OUT_OF_MEMORY, Roster
 from tts_engine.serving.scheduler import ChunkJob, Prefill, Scheduler
 from tts_engine.serving.serving_measures import ServingMeasures
-from tts_engine.serving.speech_runner import SpeechRow, SpeechRunner, Spoken
+from tts_engine.serving.speech_rows import SpeechRow
+from tts_engine.serving.speech_runner import SpeechRunner, Spoken
 from tts_engine.serving.t3_runner import Begin, Sampled, T3Runner
 from tts_engine.serving.usual import Usual
 from tts_engine.serving.utterance import MODEL_RATE, Finish, Segment, Speaking, Utterance, token_array

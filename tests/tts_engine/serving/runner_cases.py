@@ -21,7 +21,8 @@ from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, VoicePrefix
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.serving.pages import PageAllocator
-from tts_engine.serving.speech_runner import SpeechRow, SpeechRunner
+from tts_engine.serving.speech_rows import SpeechRow
+from tts_engine.serving.speech_runner import SpeechRunner
 from tts_engine.serving.t3_runner import Begin, Sampled, T3Runner
 
 

@@ -102,6 +102,16 @@ class TestSamples:
             assert_same_sound(served.pcm(id), plain(text, voice, (8000, 8000, 16000)[id % 3]))
         served.assert_nothing_is_held()
 
+    def test_a_stream_gives_the_same_among_a_hundred_others(self, serve: Serve, plain: Plain) -> None:
+        served = serve(streams=101)
+        served.speak(0, TWO_CHUNKS)
+        for id in range(1, 101):
+            served.speak(id, SHORTEST[: 3 + id % 8], "anna" if id % 2 else "bob")
+        served.run()
+        assert served.loaded.measures.step_rows.cumulative()[-1] > 0
+        assert_same_sound(served.pcm(0), plain(TWO_CHUNKS))
+        served.assert_nothing_is_held()
+
     def test_in_whatever_order_they_arrive(self, serve: Serve, plain: Plain) -> None:
         """Some while others are half way, and more than there is room for: they wait their turn."""
         served, order = serve(streams=4, voices=2), fresh_chance()
