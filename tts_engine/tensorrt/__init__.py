@@ -1,0 +1,1 @@
+"""Chatterbox's stages as TensorRT engines: exported, built, kept, found again and run."""
