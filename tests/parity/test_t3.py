@@ -181,7 +181,6 @@ def test_a_row_begun_again_while_the_others_run_is_as_if_alone() -> None:
     t3.prefill(tokens, lengths, cache)
     for step in range(3):
         t3.step(case.speech[:3, step], cache)
-    cache.reset(torch.tensor([1]))
     newcomer = case.texts[3][None]
     begun = t3.prefill(newcomer, torch.tensor([newcomer.shape[1]]), cache, rows=torch.tensor([1]))
     after = t3.step(case.speech[2:5, 20], cache)

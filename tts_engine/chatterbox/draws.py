@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
-from tts_engine.chatterbox.packed_rows import row_of
+from tts_engine.chatterbox.packing import row_of
 
 
 class Draws:

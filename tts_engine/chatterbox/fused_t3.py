@@ -1,7 +1,8 @@
-"""T3 over a paged cache with Triton's kernels between cuBLAS's products: seven kernels a layer and step.
+"""T3 over a paged cache with Triton's kernels between cuBLAS's products.
 
-The same parameters and the same rounding points as T3's modules, but that LayerNorm and attention accumulate and mix in
-float32. Only where there is Triton.
+Eight kernels a layer and step: four products, attention in two, two LayerNorms; prefill's attention is one. The same
+parameters and the same rounding points as T3's modules, but that LayerNorm and attention accumulate and mix in float32.
+Only where there is Triton.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from tts_engine.chatterbox.kernels.layer_norm import begin_step, layer_norm
 from tts_engine.chatterbox.kernels.prefill_attention import attend_prefill
 from tts_engine.chatterbox.kernels.step_attention import attend_step
-from tts_engine.chatterbox.paged_t3 import PagedCache
+from tts_engine.chatterbox.paged_t3 import PagedCache, StepReads
 from tts_engine.chatterbox.t3 import T3, AttentionCall, Block, Projection
 
 _LOGITS_MULTIPLE = 128
@@ -71,7 +72,7 @@ class FusedPasses:
         last = torch.arange(batch, device=rows.device) * length + lengths
         return self._logits(hidden[last], added[last])
 
-    def step(self, last: Tensor, rows: Tensor) -> Tensor:
+    def step(self, last: Tensor, rows: Tensor, reads: StepReads | None = None) -> Tensor:
         """See PlainPasses."""
         cache, norm = self._cache, self._blocks[0].ln_1
         begun = begin_step(

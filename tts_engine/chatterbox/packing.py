@@ -14,6 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
+def row_of(starts: Tensor, size: int) -> Tensor:
+    """The row of each of `size` positions, (size,) int64; R in the padding behind the last row."""
+    positions = torch.arange(size, device=starts.device, dtype=starts.dtype)
+    return torch.searchsorted(starts[1:].contiguous(), positions, right=True)
+
+
 @dataclass(frozen=True)
 class Packing:
     """Which row and which position each of N packed indices has. All on the device of `starts`."""
@@ -46,7 +52,7 @@ def pack(starts: Tensor, size: int, most: int) -> Packing:
     """The packing of `size` positions by `starts`, in rows of at most `most`."""
     index = torch.arange(size, device=starts.device, dtype=torch.int32)
     bounds = F.pad(starts, (0, 1), value=size)  # the padding as row R
-    row = torch.searchsorted(starts, index, right=True) - 1  # the last row to start here or before: no empty one
+    row = row_of(starts, size)
     position = index - bounds[row]
     left = bounds[row + 1] - index - 1
     lengths = (starts[1:] - starts[:-1]).clamp(max=most)

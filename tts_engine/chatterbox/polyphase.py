@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tts_engine.chatterbox.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from tts_engine.chatterbox.packed_rows import row_of
+from tts_engine.chatterbox.packing import row_of
 from tts_engine.resample import FULL_SCALE, Resampler
 
 if TYPE_CHECKING:
@@ -182,10 +182,8 @@ class _New:
 def _broken(wave: Tensor, w: Windows) -> Tensor:
     """(R,) int32: 1 if a number of the row's frames spoken .. until is NaN or infinite."""
     frames = wave.view(-1, SAMPLES_PER_FRAME)
-    rows = row_of(w.starts, len(frames))
-    row = rows.clamp(max=len(w.slot) - 1)
-    frame = torch.arange(len(frames), device=wave.device) - w.starts[row] + w.base[row]
-    new = (rows < len(w.slot)) & (frame >= w.spoken[row]) & (frame < w.until[row])
+    row, frame, used = w.places(len(frames))
+    new = used & (frame >= w.spoken[row]) & (frame < w.until[row])
     # Speech is within 1: the sum is finite if all are.
     broken = new & ~frames.sum(1).isfinite()
     count = torch.zeros(len(w.slot), dtype=torch.int32, device=wave.device)

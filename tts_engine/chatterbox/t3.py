@@ -76,7 +76,7 @@ class VoicePrefix:
 
 
 class KVCache:
-    """What a batch of sequences has said after the prefix, one row each; a row may be freed and used again.
+    """What a batch of sequences has said after the prefix, one row each; a row may be begun again at any time.
 
     `keys` and `values` (layers, B, heads, capacity, 64) are views of one tensor, so that a step writes both at once.
     `lengths` (B,) int64 are the positions filled, without the prefix; `T3.prefill` sets them, `T3.step` counts them up
@@ -114,14 +114,6 @@ class KVCache:
     def prefix_of(self, layer: int) -> tuple[Tensor, Tensor]:
         """One layer's keys and values of the voice, each (heads, P, 64)."""
         return self.prefix.keys[layer], self.prefix.values[layer]
-
-    def first(self, batch: int) -> KVCache:
-        """The first rows as a cache of their own, over the same memory."""
-        return KVCache(self.keys_values[:, :, :batch], self.lengths[:batch], self.prefix)
-
-    def reset(self, rows: Tensor | slice | None = None) -> None:
-        """Empty these rows (all: None). What they held is never read again."""
-        self.lengths[slice(None) if rows is None else rows] = 0
 
 
 class Projection(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.constants import HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
-from tts_engine.chatterbox.packed_rows import row_of
+from tts_engine.chatterbox.packing import row_of
 from tts_engine.chatterbox.polyphase import TAIL_SAMPLES
 
 
@@ -42,6 +42,15 @@ class Windows:
     "1: the first chunk of a sequence. Nothing of the slot's state is used."
     starts: Tensor
     "(R + 1,): where the rows lie in the packed windows."
+
+    def places(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of `size` packed frames the row, (size,) int64, the frame in the row's sequence, and whether it is of a row.
+
+        In the padding behind the rows the last row goes on.
+        """
+        rows = row_of(self.starts, size)
+        used, rows = rows < len(self.slot), rows.clamp(max=len(self.slot) - 1)
+        return rows, torch.arange(size, device=rows.device) - self.starts[rows] + self.base[rows], used
 
 
 class SpeechState:
@@ -111,9 +120,8 @@ def fade_head(wave: Tensor, w: Windows) -> Tensor:
     wave (480 M,) float32 of the packed windows, to a tensor of its own (s3gen.py trim_fade).
     """
     frames = wave.view(-1, SAMPLES_PER_FRAME)
-    rows = row_of(w.starts, len(frames))
-    used, rows = rows < len(w.slot), rows.clamp(max=len(w.slot) - 1)
-    frame = (torch.arange(len(frames), device=wave.device) - w.starts[rows] + w.base[rows])[:, None]
+    _, frame, used = w.places(len(frames))
+    frame = frame[:, None]
     rise = (torch.cos(torch.linspace(math.pi, 0, SAMPLES_PER_FRAME, device=wave.device)) + 1) / 2
     level = torch.where(frame == 0, 0.0, torch.where(frame == 1, rise, 1.0))
     return (frames * torch.where(used[:, None], level, 1.0)).view(-1)

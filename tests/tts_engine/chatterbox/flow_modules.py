@@ -43,5 +43,9 @@ def liven(module: Module, seed: int = 1) -> Module:
     return module.eval()
 
 
+def random(*shape: int, seed: int = 5) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def small_flow(seed: int = 1) -> Flow:
     return liven(Flow(SMALL), seed)

@@ -14,10 +14,9 @@ def int32(numbers: Sequence[int]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int32)
 
 
-def starts_of(lengths: Sequence[int], rows: int) -> torch.Tensor:
-    """(rows + 1,): where rows of these lengths lie, those not given being empty."""
-    ends = torch.tensor([*lengths, *[0] * (rows - len(lengths))]).cumsum(0)
-    return torch.cat([torch.zeros(1), ends]).int()
+def starts_of(lengths: Sequence[int], rows: int = 0) -> torch.Tensor:
+    """(R + 1,): where rows of these lengths lie; up to `rows` of them, those not given being empty."""
+    return torch.tensor([0, *lengths, *[0] * (rows - len(lengths))]).cumsum(0).int()
 
 
 def windows(

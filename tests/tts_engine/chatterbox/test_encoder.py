@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tts_engine.chatterbox.flow_modules import liven
+from tests.tts_engine.chatterbox.flow_modules import liven, random
 from tts_engine.chatterbox.encoder import (
     Encoder,
     EncoderLayer,
@@ -32,10 +32,6 @@ def small_encoder() -> Encoder:
 @lru_cache(maxsize=1)
 def shared_encoder() -> Encoder:
     return small_encoder()
-
-
-def random(*shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_relative_positions_are_sines_of_distances() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tests.tts_engine.chatterbox.flow_modules import liven
+from tests.tts_engine.chatterbox.flow_modules import liven, random
 from tts_engine.chatterbox.estimator import (
     Attention,
     CausalBlock,
@@ -41,10 +41,6 @@ def small_estimator(seed: int = 1, *, mid_blocks: int = 2) -> Estimator:
 @lru_cache(maxsize=1)
 def shared_estimator() -> Estimator:
     return small_estimator()
-
-
-def random(*shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:

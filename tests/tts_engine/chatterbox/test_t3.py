@@ -144,7 +144,7 @@ def test_unconditional_rows_do_not_hear_the_text() -> None:
     assert (hearing[1] - deaf[1]).abs().max() > 0.01
 
 
-def test_rows_are_begun_freed_and_begun_again_one_by_one() -> None:
+def test_rows_are_begun_and_begun_again_one_by_one() -> None:
     t3 = small_t3()
     prefix = voice(t3)
     alone = t3.new_cache(prefix, 3, 12)
@@ -153,25 +153,12 @@ def test_rows_are_begun_freed_and_begun_again_one_by_one() -> None:
     cache = t3.new_cache(prefix, 5, 12)
     t3.prefill(TEXT.flip(0), LENGTHS.flip(0), cache, rows=torch.tensor([0, 3, 4]))
     t3.step(torch.zeros(5, dtype=torch.int64), cache)
-    cache.reset(torch.tensor([3, 4]))
-    assert cache.lengths.tolist() == [3, 1, 1, 0, 0]
+    assert cache.lengths.tolist() == [3, 1, 1, 4, 6]
     torch.testing.assert_close(t3.prefill(TEXT, LENGTHS, cache, rows=torch.tensor([4, 1, 3])), expected)
     assert cache.lengths.tolist() == [3, 3, 1, 2, 5]
     tokens = torch.tensor([5, 11, 6, 12, 10])
     stepped = t3.step(tokens, cache)
     torch.testing.assert_close(stepped[[4, 1, 3]], t3.step(tokens[[4, 1, 3]], alone))
-    cache.reset()
-    assert cache.lengths.tolist() == [0] * 5
-
-
-def test_the_first_rows_are_a_cache_over_the_same_memory() -> None:
-    t3 = small_t3()
-    whole, alone = t3.new_cache(voice(t3), 4, 8), t3.new_cache(voice(t3), 2, 8)
-    part = whole.first(2)
-    assert (part.batch, part.capacity) == (2, 8)
-    torch.testing.assert_close(t3.prefill(TEXT[:2], LENGTHS[:2], part), t3.prefill(TEXT[:2], LENGTHS[:2], alone))
-    t3.step(torch.tensor([1, 2]), part)
-    assert whole.lengths.tolist() == [6, 4, 0, 0]
 
 
 def test_a_full_row_may_be_stepped_and_harms_no_other() -> None:

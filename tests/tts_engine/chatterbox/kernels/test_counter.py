@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 
 triton = pytest.importorskip("triton")
 tl = triton.language
@@ -16,7 +13,7 @@ tl = triton.language
 from tts_engine.chatterbox import counter  # noqa: E402
 from tts_engine.chatterbox.kernels.counter import counter_bits, counter_normal  # noqa: E402
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = NEEDED
 COUNT = 4096
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+from tests.tts_engine.chatterbox.spoken_signals import Batch, Utterance, batches, due, poisoned_state, signals
+from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 
 pytest.importorskip("triton")
 
-from tests.tts_engine.chatterbox.spoken_signals import Batch, Utterance, batches, due, poisoned_state, signals
 from tts_engine.chatterbox.kernels import fir
 from tts_engine.chatterbox.polyphase import RATES, Polyphase
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.resample import to_pcm16
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = NEEDED
 FRAMES = 60 if torch.cuda.is_available() else 4
 FILTERS = {rate: Polyphase(rate, DEVICE) for rate in RATES}
 

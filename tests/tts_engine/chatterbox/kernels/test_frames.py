@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.tts_engine.chatterbox.kernels.test_conv import bounds_of
+from tests.tts_engine.chatterbox.packed_windows import starts_of
 from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 
 pytestmark = NEEDED
@@ -16,7 +17,7 @@ pytestmark = NEEDED
 def test_frames_are_placed_with_a_slot_between_rows(frames: list[int], padding: int) -> None:
     from tts_engine.chatterbox.kernels.frames import place
 
-    starts = torch.tensor([0, *frames]).cumsum(0).int()
+    starts = starts_of(frames)
     mel = torch.randn(sum(frames) + padding, 10)
     mel[sum(frames) :] = torch.nan
     slots = len(mel) + len(frames)

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+from tests.tts_engine.chatterbox.packed_windows import int32, starts_of
+from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 
 pytest.importorskip("triton")
 
-from tests.tts_engine.chatterbox.packed_windows import int32, starts_of
 from tts_engine.chatterbox.draws import plain_packed_noise
 from tts_engine.chatterbox.kernels.noise import packed_noise
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = NEEDED
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])

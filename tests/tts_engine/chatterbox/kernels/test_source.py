@@ -5,6 +5,7 @@ import math
 import torch
 
 from tests.tts_engine.chatterbox.kernels.test_conv import bounds_of
+from tests.tts_engine.chatterbox.packed_windows import starts_of
 from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 from tts_engine.chatterbox import counter, source
 
@@ -13,16 +14,12 @@ pytestmark = NEEDED
 HARMONICS, FRAME = 9, 480
 
 
-def _starts(frames: list[int]) -> torch.Tensor:
-    return torch.tensor([0, *frames]).cumsum(0).int()
-
-
 def test_phases_are_the_plain_modules_to_the_bit() -> None:
     """Rows longer than a block, of one frame, and none; what is beyond them is zero."""
     from tts_engine.chatterbox.kernels.source import frame_phases
 
     frames = [150, 0, 1, 64, 65]
-    starts = _starts(frames)
+    starts = starts_of(frames)
     f0 = torch.rand(sum(frames) + 3) * 500
     f0[::7] = 0.0
     f0[sum(frames) :] = torch.nan
@@ -41,8 +38,8 @@ def test_phases_run_on_from_chunk_to_chunk() -> None:
 
     f0 = torch.rand(100, device=DEVICE) * 400
     zero = torch.zeros(1, HARMONICS, device=DEVICE)
-    whole = frame_phases(f0, _starts([100]).to(DEVICE), zero)
-    later = frame_phases(f0[37:].contiguous(), _starts([63]).to(DEVICE), whole[37:38].contiguous())
+    whole = frame_phases(f0, starts_of([100]).to(DEVICE), zero)
+    later = frame_phases(f0[37:].contiguous(), starts_of([63]).to(DEVICE), whole[37:38].contiguous())
     assert torch.equal(later, whole[37:])
 
 
@@ -51,7 +48,7 @@ def test_excitation_is_the_plain_modules_with_the_counters_noise() -> None:
     from tts_engine.chatterbox.kernels.source import excitation
 
     frames = [2, 0, 3]
-    starts, bounds = _starts(frames), bounds_of(frames)
+    starts, bounds = starts_of(frames), bounds_of(frames)
     f0 = 80 + 300 * torch.rand(5)
     f0[3] = 9.0  # unvoiced
     phases = torch.rand(5, HARMONICS)
