@@ -1,0 +1,332 @@
+"""The engine speaks: whole, in chunks, repeatably, without torch; and refuses in words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tts_engine.onnx_bundle.synthetic_bundle import write_bundle, write_recording
+from tts_engine.engine import Engine, PcmChunk, SpeechRequest
+from tts_engine.errors import EngineBusyError, EngineNotReadyError, SynthesisError, UnknownVoiceError
+from tts_engine.onnx_bundle import BundleError, OnnxBundleEngine, OnnxBundleSettings
+from tts_engine.onnx_bundle.bundle import SpeechDecoder
+from tts_engine.onnx_bundle.files import find_files
+from tts_engine.onnx_bundle.language_model import LanguageModel
+from tts_engine.onnx_bundle.sampling import Sampling
+from tts_engine.onnx_bundle.sessions import choose_providers, open_part, thread_count
+
+TEXT = "Thank you for calling. Please hold the line."
+
+
+def settings(directory: Path, **changes: object) -> OnnxBundleSettings:
+    return replace(OnnxBundleSettings(directory, "fp32", threads=1), **changes)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running(chosen: OnnxBundleSettings, **limits: int) -> AsyncIterator[OnnxBundleEngine]:
+    engine = OnnxBundleEngine(chosen, **limits)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def spoken(engine: Engine, text: str = TEXT, rate: int = 24000, voice: str | None = None) -> list[PcmChunk]:
+    return [chunk async for chunk in engine.synthesize(SpeechRequest(text, voice, rate))]
+
+
+async def pcm_of(chosen: OnnxBundleSettings, text: str = TEXT, rate: int = 24000, voice: str | None = None) -> bytes:
+    async with running(chosen) as engine:
+        return b"".join(chunk.pcm for chunk in await spoken(engine, text, rate, voice))
+
+
+def samples(pcm: bytes) -> np.ndarray:
+    return np.frombuffer(pcm, "<i2")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+async def test_speaks(fp32: Path, fp16: Path, precision: str) -> None:
+    directory = fp32 if precision == "fp32" else fp16
+    async with running(settings(directory, precision=precision)) as engine:
+        chunks = await spoken(engine)
+        assert len(chunks) == 2  # two segments, each whole
+        for chunk in chunks:
+            assert len(chunk.pcm) % 1920 == 0  # whole tokens
+            assert chunk.seconds >= 8 * 0.04  # 5 tokens at least, and the silence
+            assert np.abs(samples(chunk.pcm)).max() > 3000
+        counted = {measure.name: measure for measure in engine.measures}
+        assert counted["utterances"].value == 1
+
+
+async def test_the_same_again_and_another_with_another_seed(fp32: Path) -> None:
+    first = await pcm_of(settings(fp32))
+    assert await pcm_of(settings(fp32)) == first
+    assert await pcm_of(settings(fp32, seed=1)) != first
+
+
+async def test_company_changes_nothing(fp32: Path) -> None:
+    async with running(settings(fp32, workers=2)) as engine:
+        alone = b"".join(chunk.pcm for chunk in await spoken(engine))
+        together = await asyncio.gather(*(spoken(engine) for _ in range(3)))
+        assert [b"".join(chunk.pcm for chunk in chunks) for chunks in together] == [alone] * 3
+
+
+async def test_greedily_it_says_what_the_model_cards_loop_says(fp32: Path) -> None:
+    """Top-k of 1: the example of the model card, but for its penalty, which counts START in place of each new token."""
+    chosen = settings(fp32, sampling=Sampling(1.0, 1, 1.0, 1.0))
+    async with running(chosen) as engine:
+        [chunk] = await spoken(engine, "Yes.")
+        bundle = engine._bundle
+    assert bundle is not None
+    graphs = find_files(fp32, "fp32").graphs
+    opened = {part: open_part(part, graphs[part], ["CPUExecutionProvider"], 1) for part in graphs}
+    model = LanguageModel(opened["embed_tokens"], opened["language_model"])
+    speaker = bundle.speakers["default"]
+    logits, cache = model.begin(speaker.prefix, bundle.tokenizer.encode("Yes."))
+    tokens: list[int] = []
+    while len(tokens) < chunk.seconds * 25 - 3:
+        token = int(np.argmax(logits))
+        tokens.append(token)
+        logits, cache = model.step(token, cache)
+    wave = SpeechDecoder(opened["conditional_decoder"])(speaker.voice, [*tokens, 4299, 4299, 4299])
+    np.testing.assert_allclose(samples(chunk.pcm), wave * 32767, atol=1)
+
+
+async def test_chunks_joined_are_the_whole(fp32: Path) -> None:
+    """A decoder that says the same of a token whatever follows: the chunks must not be heard at all."""
+    whole = samples(await pcm_of(settings(fp32)))
+    async with running(settings(fp32, chunk_tokens=(12, 25))) as engine:
+        chunks = await spoken(engine)
+    assert len(chunks) > 4
+    joined = samples(b"".join(chunk.pcm for chunk in chunks))
+    assert len(joined) == len(whole)
+    assert np.abs(joined.astype(int) - whole).max() <= 1
+    assert chunks[0].seconds == pytest.approx(0.08)  # 12 tokens, 10 of them held
+
+
+async def test_chunks_of_a_decoder_that_moves(tmp_path: Path) -> None:
+    """A steady tone, in each decode shifted against the last: neither a click nor a dip where they meet."""
+    directory = write_bundle(tmp_path, drift=True)
+    joined = samples(await pcm_of(settings(directory, chunk_tokens=(12, 25)), "Please hold the line.")) / 32767
+    assert len(joined) > 100 * 960
+    assert np.abs(np.diff(joined)).max() <= 1.1 * 0.3 * 2 * np.pi * 200 / 24000
+    period = 120
+    levels = np.sqrt(np.convolve(np.square(joined), np.ones(period) / period, mode="valid"))
+    assert levels.min() > 0.95 * 0.3 * np.sqrt(0.5)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+async def test_the_rate_asked_for(fp32: Path, rate: int) -> None:
+    full = await pcm_of(settings(fp32))
+    pcm = await pcm_of(settings(fp32, chunk_tokens=(30,)), rate=rate)
+    assert abs(len(pcm) - len(full) * rate // 24000) <= 8
+    # A 200 Hz tone: its amplitude survives.
+    assert np.std(samples(pcm)) == pytest.approx(np.std(samples(full)), rel=0.02)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "...", "[", "?!"])
+async def test_nothing_to_say(fp32: Path, text: str) -> None:
+    async with running(settings(fp32)) as engine:
+        assert await spoken(engine, text) == []
+
+
+async def test_half_a_surrogate_ends_its_own_utterance_only(fp32: Path) -> None:
+    async with running(settings(fp32)) as engine:
+        try:
+            await spoken(engine, "Hello \ud800 there")
+        except SynthesisError as error:
+            assert "Hello" not in str(error)
+        assert await spoken(engine, "Hello there.")
+
+
+async def test_cancelling_frees_the_room(fp32: Path) -> None:
+    async with running(settings(fp32, chunk_tokens=(12,)), max_streams=1) as engine:
+        stream = engine.synthesize(SpeechRequest(TEXT, sample_rate=8000))
+        with pytest.raises(EngineBusyError):
+            engine.synthesize(SpeechRequest(TEXT))
+        await anext(aiter(stream))
+        stream.cancel()
+        assert [chunk async for chunk in stream] == []
+        assert await spoken(engine, "Yes.")
+
+
+async def test_it_stops_and_starts_again(fp32: Path) -> None:
+    engine = OnnxBundleEngine(settings(fp32))
+    assert not engine.ready
+    for _ in range(2):
+        await engine.start()
+        assert engine.ready
+        assert await spoken(engine, "Yes.")
+        await engine.stop()
+    with pytest.raises(EngineNotReadyError):
+        engine.synthesize(SpeechRequest("Yes."))
+
+
+async def test_voices(fp32: Path, tmp_path: Path) -> None:
+    write_recording(tmp_path / "anna.wav", pitch=210)
+    chosen = settings(fp32, voices={"anna": tmp_path / "anna.wav"}, voice_cache=tmp_path / "cache")
+    async with running(chosen) as engine:
+        assert engine.voices == ("anna", "default")
+        assert engine.default_voice == "default"
+        anna = await spoken(engine, voice="anna")
+        assert await spoken(engine) != anna
+        with pytest.raises(UnknownVoiceError, match="anna, default"):
+            engine.synthesize(SpeechRequest(TEXT, "bert"))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+async def test_the_encoder_is_not_loaded_for_voices_that_are_kept(
+    fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def recorded(part: str, *arguments: object) -> object:
+        opened.append(part)
+        return open_part(part, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tts_engine.onnx_bundle.bundle.open_part", recorded)
+    chosen = settings(fp32, voice_cache=tmp_path / "cache")
+    first = await pcm_of(chosen)
+    assert "speech_encoder" in opened
+    opened.clear()
+    assert await pcm_of(chosen) == first
+    assert sorted(opened) == ["conditional_decoder", "embed_tokens", "language_model"]
+
+
+async def test_a_shorter_prompt_speaks_on(fp32: Path) -> None:
+    whole, shorter = await pcm_of(settings(fp32)), await pcm_of(settings(fp32, prompt_seconds=1.0))
+    assert len(whole) == len(shorter)
+
+
+async def test_steps_are_short_enough_to_take_turns(fp32: Path) -> None:
+    """One worker, two utterances: the second does not wait for the end of the first."""
+    ends: list[str] = []
+
+    async def say(engine: Engine, text: str, name: str) -> None:
+        await spoken(engine, text)
+        ends.append(name)
+
+    async with running(settings(fp32)) as engine:
+        await asyncio.gather(say(engine, TEXT * 3, "long"), say(engine, "Yes.", "short"))
+    assert ends == ["short", "long"]
+
+
+def test_no_voice(fp32: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(fp32, tmp_path / "bare"))
+    (bare / "default_voice.wav").unlink()
+    with pytest.raises(BundleError, match=r"no voice.*\[tts\.onnx\.voices\].*default_voice\.wav"):
+        OnnxBundleEngine(settings(bare))
+
+
+def test_a_default_voice_that_is_not_there(fp32: Path) -> None:
+    with pytest.raises(UnknownVoiceError, match="'anna'"):
+        OnnxBundleEngine(settings(fp32, default_voice="anna"))
+
+
+def test_files_that_are_missing(fp32: Path) -> None:
+    with pytest.raises(BundleError, match="lacks"):
+        OnnxBundleEngine(settings(fp32, precision="q8"))
+
+
+async def test_a_graph_with_another_interface(fp32: Path, tmp_path: Path) -> None:
+    wrong = Path(shutil.copytree(fp32, tmp_path / "wrong"))
+    shutil.copy(wrong / "onnx" / "embed_tokens.onnx", wrong / "onnx" / "conditional_decoder.onnx")
+    engine = OnnxBundleEngine(settings(wrong))
+    with pytest.raises(BundleError, match=r"conditional_decoder.*no input speech_tokens.*no output waveform"):
+        await engine.start()
+    assert not engine.ready
+
+
+async def test_a_graph_that_is_damaged(fp32: Path, tmp_path: Path) -> None:
+    wrong = Path(shutil.copytree(fp32, tmp_path / "wrong"))
+    (wrong / "onnx" / "language_model.onnx").write_bytes(b"language_model.onnx_data but no graph")
+    with pytest.raises(BundleError, match=r"language_model\.onnx cannot be loaded"):
+        await OnnxBundleEngine(settings(wrong)).start()
+
+
+async def test_weights_that_are_cut_short(fp32: Path, tmp_path: Path) -> None:
+    wrong = Path(shutil.copytree(fp32, tmp_path / "wrong"))
+    data = wrong / "onnx" / "embed_tokens.onnx_data"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"embed_tokens\.onnx cannot be loaded"):
+        await OnnxBundleEngine(settings(wrong)).start()
+
+
+def test_a_cache_of_links_as_the_hub_client_makes_it(fp32: Path, tmp_path: Path) -> None:
+    """Files are links to blobs there; ONNX Runtime must find the weights beside the link."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    blobs.mkdir()
+    for index, path in enumerate(sorted(path for path in fp32.rglob("*") if path.is_file())):
+        blob = Path(shutil.copy(path, blobs / f"blob{index}"))
+        link = snapshot / path.relative_to(fp32)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    assert asyncio.run(pcm_of(settings(snapshot))) == asyncio.run(pcm_of(settings(fp32)))
+
+
+def test_providers() -> None:
+    assert choose_providers([])[-1] == "CPUExecutionProvider"
+    assert choose_providers(["CPUExecutionProvider"]) == ("CPUExecutionProvider",)
+    with pytest.raises(BundleError, match=r"no QuantumExecutionProvider here, only .*CPUExecutionProvider"):
+        choose_providers(["QuantumExecutionProvider"])
+
+
+def test_threads() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert thread_count(3, 7) == 3
+    assert thread_count(0, 1) == cores
+    assert thread_count(0, 10 * cores) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"workers": 0}, {"threads": -1}, {"prompt_seconds": 0.5}, {"prompt_seconds": 11}, {"chunk_tokens": (0,)}],
+)
+def test_settings_that_mean_nothing(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        settings(Path(), **changes)
+
+
+_WITHOUT_TORCH = """
+import asyncio, sys
+from pathlib import Path
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors", "transformers", "onnx", "librosa"):
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Blocker())
+from tts_engine.engine import SpeechRequest
+from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings
+import tts_engine.onnx_bundle.hub
+
+async def main():
+    engine = OnnxBundleEngine(OnnxBundleSettings(Path(sys.argv[1]), "fp32", threads=1))
+    await engine.start()
+    seconds = sum([chunk.seconds async for chunk in engine.synthesize(SpeechRequest("Hello there.", sample_rate=8000))])
+    await engine.stop()
+    return seconds
+
+assert asyncio.run(main()) > 0.3
+assert "torch" not in sys.modules
+print("spoken")
+"""
+
+
+def test_without_torch(fp32: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, str(fp32)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "spoken\n", done.stderr
