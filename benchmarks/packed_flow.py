@@ -28,7 +28,7 @@ from tts_engine.chatterbox.kernels.flow_tiles import Tile
 from tts_engine.chatterbox.model import FLOW
 from tts_engine.chatterbox.packed_estimator import Tuning
 from tts_engine.chatterbox.packed_flow import PackedFlow
-from tts_engine.chatterbox.packing import Packing, pack
+from tts_engine.chatterbox.packing import BatchShape, Packing, pack
 from tts_engine.chatterbox.vocoder import VocoderSizes
 from tts_engine.chatterbox.voice import Voice
 
@@ -123,7 +123,8 @@ class Batch:
         self.voices = torch.arange(ROWS, dtype=torch.int32, device=device) % voices
 
     def run(self, flow: PackedFlow) -> Tensor:
-        return flow(self.tokens, self.starts, self.look_ahead, self.voices, self.noise, self.most)
+        shape = BatchShape(len(self.tokens), len(self.lengths), self.most)
+        return flow(self.tokens, self.starts, self.look_ahead, self.voices, self.noise, shape)
 
     @torch.no_grad()
     def alone(self, flow: Flow, voices: Sequence[Voice], row: int) -> Tensor:

@@ -24,6 +24,7 @@ from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.kernels.conv import Tile, convolve
 from tts_engine.chatterbox.packed_vocoder import PackedVocoder
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.source import frame_phases
 from tts_engine.chatterbox.vocoder import Vocoder
 from tts_engine.serving.device import make_exact
@@ -72,11 +73,12 @@ class Windows:
             phase, turns = torch.rand(rows, HARMONICS), torch.rand(rows, HARMONICS) * 2 - 1
             return cls(frames, torch.randn(total + padding, MEL_BINS), starts, phase, turns * math.pi, keys)
 
-    def arguments(self) -> list[Tensor]:
+    def arguments(self) -> list[Any]:
         """Of PackedVocoder: no F0 is known."""
         none = torch.zeros(len(self.frames), dtype=torch.int32, device=DEVICE)
         known_f0 = torch.zeros(len(self.mel), device=DEVICE)
-        return [self.mel, self.starts, self.phase, self.offsets, known_f0, none, self.keys, none]
+        shape = BatchShape(len(self.mel), len(self.frames), max(self.frames))
+        return [self.mel, self.starts, self.phase, self.offsets, known_f0, none, self.keys, none, shape]
 
     def noise(self, row: int) -> Tensor:
         """(9, 480 T)."""
@@ -156,7 +158,7 @@ def plain_milliseconds(plain: Vocoder, rows: int, frames: int) -> float:
 @torch.inference_mode()
 def part_milliseconds(packed: PackedVocoder, rows: int, frames: int) -> dict[str, float]:
     """Each part alone, over what the parts before it gave."""
-    mel, starts, phase, offsets, known_f0, known, keys, first = Windows.random([frames] * rows).arguments()
+    mel, starts, phase, offsets, known_f0, known, keys, first, _ = Windows.random([frames] * rows).arguments()
     bounds, taps, narrow = packed.place(mel, starts)
     times = {"place": graph_milliseconds(lambda: packed.place(mel, starts))}
     f0 = packed.f0(taps, bounds, known_f0, known)

@@ -24,6 +24,7 @@ from tts_engine.chatterbox.constants import (
     X_VECTOR,
 )
 from tts_engine.chatterbox.flow import Flow
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, VoicePrefix
@@ -111,7 +112,7 @@ class Stages:
             none = torch.zeros(ROWS, dtype=torch.int32)
             noise = torch.randn(FRAMES_PER_TOKEN * size, MEL_BINS)
         starts = self._starts(rows, length)
-        call = lambda: decode(tokens, starts, none, none, noise, length)  # noqa: E731
+        call = lambda: decode(tokens, starts, none, none, noise, BatchShape(size, rows, length))  # noqa: E731
         return self._time("flow", f"{rows} x {length}", call, stage, packed=packed)
 
     def estimator(self, rows: int, frames: int) -> Timed:
@@ -137,7 +138,8 @@ class Stages:
             known_f0, none = torch.zeros(size), torch.zeros(ROWS, dtype=torch.int32)
             keys = torch.arange(ROWS)
         starts = self._starts(rows, frames)
-        call = lambda: render(mel, starts, phase, offsets, known_f0, none, keys, none)  # noqa: E731
+        shape = BatchShape(size, rows, frames)
+        call = lambda: render(mel, starts, phase, offsets, known_f0, none, keys, none, shape)  # noqa: E731
         return self._time("vocoder", f"{rows} x {frames}", call, stage, packed=packed)
 
     def _time(self, name: str, shape: str, call: Callable[[], Any], stage: Stage, *, packed: bool | None) -> Timed:

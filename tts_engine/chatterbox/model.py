@@ -68,7 +68,7 @@ def load(directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dt
     dtype: float32, bfloat16 or float16; the vocoder's F0 and source stay float32 in any. Raises CheckpointError, which
     lists all that is wrong with the files, before anything large is read; EngineError if the device has no room.
     """
-    device = _device(device)
+    device = device_of(device)
     if dtype not in _DTYPES:
         raise ValueError(f"{dtype} is not one of {', '.join(map(str, _DTYPES))}")
     problems = missing_files(directory)
@@ -104,7 +104,8 @@ def load(directory: Path, *, device: torch.device | str = "cpu", dtype: torch.dt
     )
 
 
-def _device(name: torch.device | str) -> torch.device:
+def device_of(name: torch.device | str) -> torch.device:
+    """The device of that name. Raises EngineError if there is none."""
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN
 from tts_engine.chatterbox.estimator import STEP_TIMES
 from tts_engine.chatterbox.flow import Flow, FlowSizes
+from tts_engine.chatterbox.flow_voices import MOST_PROMPT_FRAMES, FlowVoices
 from tts_engine.chatterbox.kernels.flow_attention import HEAD
 from tts_engine.chatterbox.kernels.flow_tiles import interpreting
 from tts_engine.chatterbox.packed_encoder import PackedEncoder
 from tts_engine.chatterbox.packed_estimator import PackedEstimator, Tuning
-from tts_engine.chatterbox.packing import Packing, pack
+from tts_engine.chatterbox.packing import BatchShape, Packing, pack
 from tts_engine.chatterbox.voice import Voice
 
 
@@ -24,7 +24,14 @@ class PackedFlow:
     """A flow's parameters as they are (device, dtype), and a bank of voices on their device."""
 
     @torch.no_grad()
-    def __init__(self, flow: Flow, *, voices: int, most_prompt_frames: int = 500, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        *,
+        voices: int,
+        most_prompt_frames: int = MOST_PROMPT_FRAMES,
+        tuning: Tuning | None = None,
+    ) -> None:
         """`voices` that there is room for, with prompts of up to `most_prompt_frames`.
 
         Raises ValueError if the flow's sizes do not suit the kernels, RuntimeError where they cannot run.
@@ -35,53 +42,38 @@ class PackedFlow:
         if fault := unsuited(flow.sizes):
             raise ValueError(fault)
         self._embedding, self._project = flow.input_embedding, flow.encoder_proj
-        self._speaker = flow.spk_embed_affine_layer
         self._encoder = PackedEncoder(flow.encoder)
         self._estimator = PackedEstimator(flow.decoder.estimator, tuning or Tuning())
-        bins = flow.sizes.mel_bins
-        self._prompts = weight.new_zeros(voices, most_prompt_frames, bins)
-        self._prompt_frames = torch.zeros(voices, dtype=torch.int32, device=weight.device)
-        self._speakers = weight.new_zeros(voices, bins)
+        self._voices = FlowVoices(flow, voices=voices, most_prompt_frames=most_prompt_frames, dtype=weight.dtype)
         self._prepared: set[int] = set()
 
-    @torch.no_grad()
     def set_voice(self, index: int, voice: Voice) -> None:
         """Put a voice (of any dtype and device) into the bank. Raises ValueError if it has no room there."""
-        frames, (voices, most, _) = len(voice.flow_prompt_mel), self._prompts.shape
-        if not 0 <= index < voices:
-            raise ValueError(f"voice {index} of a bank of {voices}")
-        if frames > most:
-            raise ValueError(f"the voice's prompt has {frames} frames, the bank's have up to {most}")
-        weight = self._speaker.weight
-        direction = F.normalize(voice.x_vector.to(weight.device).float(), dim=0).to(weight.dtype)
-        self._speakers[index] = self._speaker(direction)
-        self._prompts[index, :frames] = voice.flow_prompt_mel.to(self._prompts)
-        self._prompts[index, frames:] = 0
-        self._prompt_frames[index].fill_(frames)
+        self._voices.set(index, voice)
 
     def prepare(self, most: int) -> None:
         """Compute the constants of rows of up to `most` tokens; the first call does it, if it is not in a graph."""
         if most in self._prepared:
             return
-        if self._prompts.is_cuda and torch.cuda.is_current_stream_capturing():
+        if self._project.weight.is_cuda and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(f"prepare({most}) must come before the graph")
         self._encoder.prepare(most)
         self._prepared.add(most)
 
     @torch.no_grad()
     def __call__(
-        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, most: int
+        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, shape: BatchShape
     ) -> Tensor:
         """Mel (2N, 80) float32 of packed rows of [prompt | new] tokens; row r's frames from 2 starts[r] on.
 
         tokens (N,) int64, anything at padding; starts (R+1,) int32; look_ahead (R,) int32: last tokens of each row that
         are heard by the others but not rendered; voices (R,) int32: of the bank, anything for empty rows;
-        noise (2N, 80) float32: by frame, packed as the result is. No row has more than `most` tokens.
+        noise (2N, 80) float32: by frame, packed as the result is. No row has more than `shape.longest` tokens.
 
         Frames beyond a row's 2 (length - look_ahead), and padding, are 0. A row gives the same in any packing.
         """
+        size, most = len(tokens), shape.longest
         self.prepare(most)
-        size = len(tokens)
         heard = pack(starts, size, most)
         heard_frames = pack(FRAMES_PER_TOKEN * starts, FRAMES_PER_TOKEN * size, FRAMES_PER_TOKEN * most)
         rendered = heard_frames.shortened(FRAMES_PER_TOKEN * look_ahead)
@@ -98,11 +90,12 @@ class PackedFlow:
 
     def _conditions(self, mu: Tensor, voices: Tensor, frames: Packing) -> Tensor:
         """(2N, 240): [mu | speaker | prompt], the prompt being 0 where it has ended."""
-        count, most, _ = self._prompts.shape
+        bank = self._voices
+        count, most, _ = bank.prompts.shape
         voice = voices.clamp(0, count - 1)[frames.row]
-        prompt = self._prompts[voice, frames.position.clamp(max=most - 1)]
-        prompt = prompt.masked_fill((frames.position >= self._prompt_frames[voice])[:, None], 0)
-        return torch.cat((mu, self._speakers[voice], prompt), dim=-1)
+        prompt = bank.prompts[voice, frames.position.clamp(max=most - 1)]
+        prompt = prompt.masked_fill((frames.position >= bank.prompt_frames[voice])[:, None], 0)
+        return torch.cat((mu, bank.speakers[voice], prompt), dim=-1)
 
 
 def unsuited(sizes: FlowSizes) -> str | None:

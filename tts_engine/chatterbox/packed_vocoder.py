@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tts_engine.chatterbox.istft import BINS, POINTS
 from tts_engine.chatterbox.kernels import conv_weights, frames, source, spectrum
 from tts_engine.chatterbox.kernels.conv import convolve
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.vocoder import ResBlock, Vocoder
 
 _RATES = (8, 40, 120)
@@ -156,13 +157,15 @@ class PackedVocoder:
         known: Tensor,
         keys: Tensor,
         first_frame: Tensor,
+        shape: BatchShape,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Windows of utterances, each with its own edges: everything from mel to waveform.
 
         mel (M, 80) float32, of which row r is frames starts[r] .. starts[r + 1] (starts (R + 1,) int32, from 0); phase
         (R, 9) float32 cycles before each row's first frame; offsets (R, 9) float32 radians; known_f0 (M,) float32, of
         which the first known[r] (R,) int32 frames of each row count; keys (R,) int64: the counter's key of the noise;
-        first_frame (R,) int32: the row's first frame in its sequence. All contiguous, on the module's device.
+        first_frame (R,) int32: the row's first frame in its sequence. All contiguous, on the module's device. `shape`
+        is of no use here.
 
         Gives the waveform (480 M,), the F0 (M,) Hz and the phases before each frame (M, 9) cycles, float32; zero in
         padding.

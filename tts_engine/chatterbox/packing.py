@@ -14,6 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """What a batch is rounded up to: of the flow in tokens, of the vocoder in frames."""
+
+    size: int
+    "Positions of the packed buffers."
+    rows: int
+    "That hold anything, at most, and are the first ones: what a padded batch has. Packed ones do not care."
+    longest: int
+    "Positions of a row, at most."
+
+
 def row_of(starts: Tensor, size: int) -> Tensor:
     """The row of each of `size` positions, (size,) int64; R in the padding behind the last row."""
     positions = torch.arange(size, device=starts.device, dtype=starts.dtype)

@@ -5,6 +5,7 @@ For a CPU, and for a GPU on which the fused kernels do not work. It waits for th
 
 from __future__ import annotations
 
+import importlib.util
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.flow import Flow
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.vocoder import Vocoder
 from tts_engine.chatterbox.voice import Voice
 
@@ -29,9 +31,9 @@ class PaddedFlow:
         self._voices[index] = voice
 
     def __call__(
-        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, most: int
+        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, shape: BatchShape
     ) -> Tensor:
-        """See PackedFlow; `most` is of no use here."""
+        """See PackedFlow; `shape` is of no use here."""
         rows = _rows(starts)
         mel = torch.zeros(FRAMES_PER_TOKEN * len(tokens), MEL_BINS, device=noise.device)
         if not rows:
@@ -76,8 +78,9 @@ class PaddedVocoder:
         known: Tensor,
         keys: Tensor,
         first_frame: Tensor,
+        shape: BatchShape,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See PackedVocoder."""
+        """See PackedVocoder; `shape` is of no use here."""
         rows = _rows(starts)
         wave = torch.zeros(SAMPLES_PER_FRAME * len(mel), device=mel.device)
         f0, phases = torch.zeros(len(mel), device=mel.device), torch.zeros(len(mel), HARMONICS, device=mel.device)
@@ -104,7 +107,19 @@ class PaddedVocoder:
 
 
 def source_noise(keys: Tensor, first_frame: Tensor, frames: int) -> Tensor:
-    """(R, 9, 480 frames): the source's noise of each row, from its first frame on."""
+    """(R, 9, 480 frames): the source's noise of each row, from its first frame on. One pass over memory on CUDA.
+
+    keys (R,) int64: counter keys of SOURCE; first_frame (R,) int32, counted in the row's sequence.
+    """
+    if keys.is_cuda and importlib.util.find_spec("triton") is not None:
+        from tts_engine.chatterbox.kernels import noise  # noqa: PLC0415  only where there is Triton
+
+        return noise.source_noise(keys, first_frame, frames)
+    return plain_source_noise(keys, first_frame, frames)
+
+
+def plain_source_noise(keys: Tensor, first_frame: Tensor, frames: int) -> Tensor:
+    """`source_noise` without Triton, on any device."""
     first = first_frame.long()[:, None, None] * SAMPLES_PER_FRAME
     samples = first + torch.arange(frames * SAMPLES_PER_FRAME, device=keys.device)
     return counter.normal(

@@ -7,7 +7,7 @@ else by plain PyTorch. Nothing depends on what the device holds, so that on a GP
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -86,14 +86,26 @@ class PagedCache:
         self.prefix_lengths[index] = prefix.length
 
 
-class _Passes(Protocol):
+class StepReads(NamedTuple):
+    """How much a step reads where that is a shape, as an engine's is: at least what its rows need."""
+
+    pages: int
+    "Of each row, from its first on: all that hold positions before the one that is computed."
+    tiles: int
+    "Of 16 rows that share a voice: see tensorrt.prefix_tiles."
+
+
+class Passes(Protocol):
     """The model over the cache; all rows are lines of its tables."""
 
     def prefill(self, text: Tensor, lengths: Tensor, rows: Tensor, unconditional: Tensor | None) -> Tensor:
         """(B, T) and (B,) to logits (B, V or more) after START; the rows' lengths are set."""
 
-    def step(self, last: Tensor, rows: Tensor) -> Tensor:
-        """Logits (B, V or more) after the tokens last[row % len(last)]; the rows' lengths count up."""
+    def step(self, last: Tensor, rows: Tensor, reads: StepReads | None = None) -> Tensor:
+        """Logits (B, V or more) after the tokens last[row % len(last)]; the rows' lengths count up.
+
+        `reads` None: all that any row could need. Passes that follow each row's length take no notice of it.
+        """
 
 
 class PlainPasses:
@@ -104,7 +116,7 @@ class PlainPasses:
         self._cache = cache
 
     def prefill(self, text: Tensor, lengths: Tensor, rows: Tensor, unconditional: Tensor | None) -> Tensor:
-        """See _Passes."""
+        """See Passes."""
         cache, batch = self._cache, len(rows)
         own = torch.arange(text.shape[1] + 1, device=rows.device).expand(batch, -1)
         hidden = self._t3.embed_text(text, lengths, own + self._prefix_lengths(rows)[:, None], unconditional)
@@ -114,8 +126,8 @@ class PlainPasses:
         cache.lengths[rows] = (lengths + 1).to(torch.int32).masked_fill(cache.is_idle(rows), 0)
         return self._t3.logits(hidden[torch.arange(batch, device=rows.device), lengths])
 
-    def step(self, last: Tensor, rows: Tensor) -> Tensor:
-        """See _Passes."""
+    def step(self, last: Tensor, rows: Tensor, reads: StepReads | None = None) -> Tensor:
+        """See Passes."""
         cache = self._cache
         at = cache.lengths[rows].clamp(max=cache.positions - 1)
         tokens = last[rows % len(last)]
@@ -180,8 +192,12 @@ class BatchDecoder:
         *,
         most_tokens: int = 1000,
         fused: bool | None = None,
+        passes: Passes | None = None,
     ) -> None:
-        """`cfg_scale` above 0 wants a cache with twins (ValueError). `fused`: with the kernels; None: if they run."""
+        """`cfg_scale` above 0 wants a cache with twins (ValueError). `fused`: with the kernels; None: if they run.
+
+        `passes` over the same cache take the place of the model's own; then `fused` is of the sampling alone.
+        """
         if bool(cfg_scale) != cache.twins:
             raise ValueError("guidance takes a cache with twins, and nothing else does")
         device = cache.lengths.device
@@ -197,9 +213,9 @@ class BatchDecoder:
             self.steps = torch.zeros(slots, dtype=torch.int32)
             self.seen = torch.zeros(slots, self._vocabulary, dtype=torch.bool)
         self.fused = device.type == "cuda" and fused_fault() is None if fused is None else fused
-        self._passes = self._make_passes(t3)
+        self._passes = self._make_passes(t3) if passes is None else passes
 
-    def _make_passes(self, t3: T3) -> _Passes:
+    def _make_passes(self, t3: T3) -> Passes:
         if not self.fused:
             return PlainPasses(t3, self._cache)
         from tts_engine.chatterbox.fused_t3 import FusedPasses  # noqa: PLC0415  only where there is Triton
@@ -224,11 +240,11 @@ class BatchDecoder:
         return self._choose(self._passes.prefill(text, lengths, rows, unconditional), slots, first=True)
 
     @torch.inference_mode()
-    def step(self, slots: Tensor) -> Tensor:
+    def step(self, slots: Tensor, reads: StepReads | None = None) -> Tensor:
         """The next token of the sequences in these slots, (B,) int32. A row at its capacity overwrites its last
-        position.
+        position. `reads`: see Passes; with guidance the rows are twice the slots.
         """
-        return self._choose(self._passes.step(self.last, self._rows(slots)), slots, first=False)
+        return self._choose(self._passes.step(self.last, self._rows(slots), reads), slots, first=False)
 
     def _rows(self, slots: Tensor) -> Tensor:
         """The cache's rows: the slots, and then their twins."""

@@ -1,8 +1,8 @@
 """S3Gen on its device: a packed batch of chunks becomes telephone PCM in one go.
 
 flow -> windows (what was kept of the last chunk, and the new mel) -> vocoder -> polyphase filter -> 16-bit PCM, all on
-one stream; only the PCM and a flag a row cross to the host. Of each size there is a CUDA graph: sizes are totals, as
-rows of any lengths lie one after the other.
+one stream; only the PCM and a flag a row cross to the host. Between the parts rows of any lengths lie one after the
+other. Of each shape that a batch is rounded up to (speech_shapes.py) there is a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,45 +16,31 @@ from torch import Tensor
 
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.draws import packed_noise, phase_offsets
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.polyphase import Polyphase
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.chatterbox.windows import SpeechState, fade_head
-from tts_engine.serving.graphs import CapturedCall, bucket_of
+from tts_engine.serving.graphs import CapturedCall
 from tts_engine.serving.laps import Laps, to_host
 from tts_engine.serving.speech_rows import RowNumbers, SpeechRow, numbers_of
+from tts_engine.serving.speech_shapes import PackedShapes, SpeechShapes
 
-TOKENS = (288, 352, 448, 576, 704, 896, 1152, 1440, 1792, 2304, 2880, 3584, 4608, 5760, 7168, 9216, 11520)
-"Flow tokens of a batch, prompts included: a quarter more each time, so an eighth is padding on average."
-LONGEST = (448, 704, 1440)
-"""Tokens of the longest row: a prompt of 10 s and 8 s, 18 s or 47 s of speech. Scores by distance take memory as the
-product of this and all tokens; so of the longest kind a batch holds one."""
-FRAMES = (40, 64, 96, 128, 192, 256, 384, 512, 704, 896, 1152, 1536, 2048, 2560, 3072, 4096, 5120, 6144)
-"Vocoder frames of a batch, contexts included."
 GRAPH_RATE = 8000
 "Hz: the telephone's. Other rates, which only tools ask for, run without a graph."
 
 
-def flow_graphs(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Which pairs of (tokens, longest row), both rounded up, a batch can come to: see SpeechRunner.batches."""
-    found = []
-    for before, most in zip((0, *LONGEST), LONGEST, strict=False):
-        alone = bucket_of(most, sizes) or sizes[-1]
-        found += [(size, most) for size in sizes if before < size and (most != LONGEST[-1] or size <= alone)]
-    return sorted(found)
-
-
 class PackedFlowDecoder(Protocol):
-    """PackedFlow or PaddedFlow."""
+    """PackedFlow, PaddedFlow or EngineFlow."""
 
     def set_voice(self, index: int, voice: Voice) -> None: ...
 
     def __call__(
-        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, most: int
+        self, tokens: Tensor, starts: Tensor, look_ahead: Tensor, voices: Tensor, noise: Tensor, shape: BatchShape
     ) -> Tensor: ...
 
 
 class PackedRenderer(Protocol):
-    """PackedVocoder or PaddedVocoder."""
+    """PackedVocoder, PaddedVocoder or EngineVocoder."""
 
     def __call__(
         self,
@@ -66,6 +52,7 @@ class PackedRenderer(Protocol):
         known: Tensor,
         keys: Tensor,
         first_frame: Tensor,
+        shape: BatchShape,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -113,8 +100,9 @@ class SpeechRunner:
         frames: int,
         device: torch.device,
         graphs: bool,
+        shapes: SpeechShapes | None = None,
     ) -> None:
-        """`rows`, `tokens` and `frames`: the most that a batch may hold."""
+        """`rows`, `tokens` and `frames`: the most that a batch may hold. `shapes` None: PackedShapes."""
         self.tokens = self.padded_tokens = self.frames = self.padded_frames = 0
         self._flow = flow
         self._vocoder = vocoder
@@ -125,11 +113,10 @@ class SpeechRunner:
         self._device = device
         self._stream = torch.cuda.Stream() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._polyphase = {rate: Polyphase(rate, device) for rate in (8000, 16000, 24000)}
-        self._token_buckets = (*(size for size in TOKENS if size < tokens), tokens)
-        self._frame_buckets = (*(size for size in FRAMES if size < frames), frames)
+        self._shapes: SpeechShapes = shapes or PackedShapes(tokens, frames)
         self._pool: Any = torch.cuda.graph_pool_handle() if graphs else None
-        self._flows: dict[tuple[int, int], CapturedCall] = {}
-        self._vocoders: dict[int, CapturedCall] = {}
+        self._flows: dict[BatchShape, CapturedCall] = {}
+        self._vocoders: dict[BatchShape, CapturedCall] = {}
         with torch.device(device):
             self._tokens = torch.zeros(tokens, dtype=torch.int32)
             self._rows = RowNumbers(
@@ -142,11 +129,9 @@ class SpeechRunner:
     def stream(self) -> torch.cuda.Stream | None:
         return self._stream
 
-    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which of so long rows (tokens, prompts included) go together: a very long one goes alone."""
-        together = [at for at, length in enumerate(lengths) if length <= LONGEST[-2]]
-        alone = [[at] for at, length in enumerate(lengths) if length > LONGEST[-2]]
-        return [*([together] if together else []), *alone]
+    def batches(self, tokens: Sequence[int], frames: Sequence[int]) -> list[list[int]]:
+        """Which rows go together, of so many tokens (prompts included) and frames of their windows."""
+        return self._shapes.batches(tokens, frames)
 
     def polyphase(self, sample_rate: int) -> Polyphase:
         """The filter of a rate, which knows how many samples come out of how many."""
@@ -158,13 +143,15 @@ class SpeechRunner:
             return
         with self._on_stream():
             self._send(*numbers_of([], self._most_rows, self._idle))
-            for size, most in reversed(flow_graphs(self._token_buckets)):
-                self._flows[size, most] = CapturedCall(self._flow_call(size, most), {}, self._pool)
-            for frames in reversed(self._frame_buckets):
-                self._vocoders[frames] = CapturedCall(self._vocoder_call(frames, GRAPH_RATE), {}, self._pool)
+            for shape in sorted(self._shapes.flows, key=_work, reverse=True):
+                self._flows[shape] = CapturedCall(self._flow_call(shape), {}, self._pool)
+            for shape in sorted(self._shapes.vocoders, key=_work, reverse=True):
+                self._vocoders[shape] = CapturedCall(self._vocoder_call(shape, GRAPH_RATE), {}, self._pool)
+            smallest = min(self._shapes.vocoders, key=_work, default=None)
             for rate in self._polyphase:  # Kernels are compiled at first use, for which no caller should wait.
-                with torch.inference_mode():
-                    self._vocoder_call(self._frame_buckets[0], rate)()
+                if smallest is not None:
+                    with torch.inference_mode():
+                        self._vocoder_call(smallest, rate)()
 
     @torch.inference_mode()
     def set_voice(self, index: int, voice: Voice) -> None:
@@ -187,32 +174,33 @@ class SpeechRunner:
             tokens, numbers, keys = numbers_of(rows, self._most_rows, self._idle)
             self._send(tokens, numbers, keys)
             lengths = [len(row.prompt) + len(row.tokens) for row in rows]
-            frames = sum(row.plan.known - row.plan.base for row in rows)
+            frames = [row.plan.window_frames for row in rows]
             laps = Laps(self._device)
-            self._run_flow(sum(lengths), max(lengths))
+            self._run_flow(lengths)
             laps.mark()
             pcm, broken = self._run_vocoder(frames, sample_rate, sum(row.out for row in rows))
             return self._fetch([row.out for row in rows], pcm, broken, laps)
 
-    def _run_flow(self, size: int, longest: int) -> None:
-        bucket, most = bucket_of(size, self._token_buckets), bucket_of(longest, LONGEST)
-        call = None if bucket is None or most is None else self._flows.get((bucket, most))
+    def _run_flow(self, lengths: Sequence[int]) -> None:
+        shape, size = self._shapes.flow(lengths), sum(lengths)
+        call = self._flows.get(shape) if shape else None
         self.tokens += size
-        if call is None or bucket is None:
+        if call is None or shape is None:
             # Never the exact length: tables are kept for each.
-            self._flow_call(size, most or longest)()
+            self._flow_call(BatchShape(size, len(lengths), shape.longest if shape else max(lengths)))()
             return
-        self.padded_tokens += bucket - size
+        self.padded_tokens += shape.size - size
         call()
 
-    def _run_vocoder(self, frames: int, sample_rate: int, out: int) -> tuple[Tensor, Tensor]:
-        bucket = bucket_of(frames, self._frame_buckets)
-        call = self._vocoders.get(bucket) if bucket is not None and sample_rate == GRAPH_RATE else None
-        self.frames += frames
-        if call is None or bucket is None:
-            pcm, broken = self._vocoder_call(frames, sample_rate, out)()
+    def _run_vocoder(self, lengths: Sequence[int], sample_rate: int, out: int) -> tuple[Tensor, Tensor]:
+        shape, size = self._shapes.vocoder(lengths), sum(lengths)
+        call = self._vocoders.get(shape) if shape and sample_rate == GRAPH_RATE else None
+        self.frames += size
+        if call is None or shape is None:
+            exact = BatchShape(size, len(lengths), shape.longest if shape else max(lengths))
+            pcm, broken = self._vocoder_call(exact, sample_rate, out)()
             return pcm, broken
-        self.padded_frames += bucket - frames
+        self.padded_frames += shape.size - size
         pcm, broken = call()
         return pcm, broken
 
@@ -220,20 +208,21 @@ class SpeechRunner:
         self._tokens[: len(tokens)].copy_(tokens, non_blocking=True)
         self._rows.write(numbers, keys)
 
-    def _flow_call(self, size: int, most: int) -> Any:
-        rows, tokens, mel = self._rows, self._tokens[:size], self._mel[: FRAMES_PER_TOKEN * size]
+    def _flow_call(self, shape: BatchShape) -> Any:
+        rows, size = self._rows, shape.size
+        tokens, mel = self._tokens[:size], self._mel[: FRAMES_PER_TOKEN * size]
 
         def run() -> tuple[Tensor, ...]:
             noise = packed_noise(
                 rows.key("prompt_key"), rows.key("flow_key"), rows["starts"], rows["prompt"], rows["first_token"], size
             )
-            mel.copy_(self._flow(tokens.long(), rows["starts"], rows["look_ahead"], rows["voices"], noise, most))
+            mel.copy_(self._flow(tokens.long(), rows["starts"], rows["look_ahead"], rows["voices"], noise, shape))
             return ()
 
         return run
 
-    def _vocoder_call(self, frames: int, sample_rate: int, out: int | None = None) -> Any:
-        rows, polyphase = self._rows, self._polyphase[sample_rate]
+    def _vocoder_call(self, shape: BatchShape, sample_rate: int, out: int | None = None) -> Any:
+        rows, frames, polyphase = self._rows, shape.size, self._polyphase[sample_rate]
         # What the filter held back of one chunk comes with the next: less than a frame.
         size = (frames + self._most_rows) * SAMPLES_PER_FRAME * sample_rate // 24000 if out is None else out
 
@@ -242,7 +231,7 @@ class SpeechRunner:
             mel, known_f0, known, phase = self._state.gather(self._mel, windows, frames)
             offsets = phase_offsets(rows.key("phase_key"))
             wave, f0, phases = self._vocoder(
-                mel, windows.starts, phase, offsets, known_f0, known, rows.key("source_key"), windows.base
+                mel, windows.starts, phase, offsets, known_f0, known, rows.key("source_key"), windows.base, shape
             )
             self._state.keep(windows, mel, f0, phases)
             wave = fade_head(wave, windows)
@@ -257,3 +246,8 @@ class SpeechRunner:
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def _work(shape: BatchShape) -> tuple[int, int]:
+    """The largest are captured first: the others find room in their memory."""
+    return shape.size, shape.longest

@@ -232,8 +232,8 @@ class Synthesiser:
             jobs = self._scheduler.plan_chunks(now)
             if not jobs:
                 break
-            lengths = [self._flow_tokens(job) for job in jobs]
-            for together in self._speech.batches(lengths):
+            tokens = [self._flow_tokens(job) for job in jobs]
+            for together in self._speech.batches(tokens, [job.plan.window_frames for job in jobs]):
                 batch = [jobs[at] for at in together]
                 self._guarded(partial(self._decode, batch), [job.id for job in batch])
             launched = True

@@ -1,4 +1,4 @@
-"""T3 on its device: batches padded up to a bucket, a CUDA graph for each, results fetched without waiting for them.
+"""T3 on its device: batches become calls of known shapes, a CUDA graph for each, fetched without waiting for them.
 
 A launch gives a `Sampled`; the next may be launched before its numbers are asked for, as all that a step needs from
 the last one lies on the device.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tts_engine.chatterbox.paged_t3 import BatchDecoder, PagedCache
+from tts_engine.chatterbox.paged_t3 import BatchDecoder, PagedCache, StepReads
 from tts_engine.chatterbox.t3 import VoicePrefix
-from tts_engine.serving.graphs import CapturedCall, bucket_of
+from tts_engine.serving.graphs import CapturedCall
 from tts_engine.serving.laps import Laps, to_host
-
-STEP_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
-PREFILL_ROWS = (1, 2, 4, 8)
-TEXT_TOKENS = (16, 32, 64, 128)
-"Longer texts, of which there are few, are prefilled without a graph."
+from tts_engine.serving.step_shapes import Call, ExactShapes, FusedShapes, PrefillShape, StepShape, T3Shapes
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,8 @@ class Begin:
 class Sampled:
     """Tokens on their way to the host."""
 
-    def __init__(self, slots: Sequence[int], on_host: Tensor, laps: Laps) -> None:
+    def __init__(self, slots: Sequence[int], on_host: Sequence[Tensor], laps: Laps) -> None:
+        """`on_host`: of each call, in the order of the slots."""
         self._slots = slots
         self._on_host = on_host
         self._laps = laps
@@ -65,15 +63,20 @@ class Sampled:
         self._laps.wait()
         return {
             slot: (token, bool(finite))
-            for slot, (token, finite) in zip(self._slots, self._on_host.tolist(), strict=True)
+            for slot, (token, finite) in zip(self._slots, torch.cat(tuple(self._on_host)).tolist(), strict=True)
         }
 
 
 class T3Runner:
     """Belongs to one thread. `padding` counts rows of steps that were none."""
 
-    def __init__(self, decoder: BatchDecoder, cache: PagedCache, *, graphs: bool) -> None:
-        """With guidance the cache has twice the pages that rows are given: page p of a twin is p + half of them."""
+    def __init__(
+        self, decoder: BatchDecoder, cache: PagedCache, *, graphs: bool, shapes: T3Shapes | None = None
+    ) -> None:
+        """With guidance the cache has twice the pages that rows are given: page p of a twin is p + half of them.
+
+        `shapes`: of the decoder's passes; default: those of the kernels if there are graphs, else whatever comes.
+        """
         slots = self._idle = cache.slots
         self.padding = 0
         self._decoder = decoder
@@ -81,14 +84,16 @@ class T3Runner:
         self._device = decoder.draws.device
         self._graphs = graphs
         self._voice_of = [0] * slots
+        # The own position that each slot's next token takes, as the cache's lengths have it on the device.
+        self._own = [0] * slots
         # What the device's tables are to be; they go there whole, 45 KB for 256 slots, when a page was added.
         self._tables = np.full(tuple(cache.tables.shape), cache.pages, np.int32)
         self._changed = False
         self._stream = torch.cuda.Stream(priority=-1) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pool: Any = torch.cuda.graph_pool_handle() if graphs else None
-        self._step_rows = (*(rows for rows in STEP_ROWS if rows < slots), slots)
-        self._steps: dict[int, CapturedCall] = {}
-        self._prefills: dict[tuple[int, int], CapturedCall] = {}
+        self._shapes: T3Shapes = shapes or (FusedShapes(slots) if graphs else ExactShapes())
+        self._steps: dict[StepShape, CapturedCall] = {}
+        self._prefills: dict[PrefillShape, CapturedCall] = {}
 
     @property
     def stream(self) -> torch.cuda.Stream | None:
@@ -100,11 +105,12 @@ class T3Runner:
         if not self._graphs:
             return
         with self._on_stream():
-            for rows in reversed(self._step_rows):
-                self._steps[rows] = CapturedCall(self._step, {"slots": self._idle_slots(rows)}, self._pool)
-            for rows in PREFILL_ROWS:
-                for count in TEXT_TOKENS:
-                    self._prefills[rows, count] = CapturedCall(self._prefill, self._idle_texts(rows, count), self._pool)
+            for step in self._shapes.all_steps:
+                call = partial(self._step, reads=step.reads)
+                self._steps[step] = CapturedCall(call, {"slots": self._idle_slots(step.rows)}, self._pool)
+            for begin in self._shapes.all_prefills:
+                texts = self._idle_texts(begin.rows, begin.text)
+                self._prefills[begin] = CapturedCall(self._prefill, texts, self._pool)
 
     @torch.inference_mode()
     def set_voice(self, index: int, prefix: VoicePrefix) -> None:
@@ -120,18 +126,9 @@ class T3Runner:
             for row in rows:
                 self._prepare(row)
             self._send_tables()
-            slots = [row.slot for row in rows]
-            longest = max(len(row.text) for row in rows)
-            count = bucket_of(longest, TEXT_TOKENS) if self._graphs else None
-            size = bucket_of(len(rows), PREFILL_ROWS) if self._graphs else None
-            if count is None or size is None:
-                texts, lengths = self._texts(rows, len(rows), longest)
-                sampled = self._decoder.prefill(texts.to(self._device), lengths.to(self._device), self._tensor(slots))
-                return self._fetch(slots, sampled, laps)
-            texts, lengths = self._texts(rows, size, count)
-            padded = self._tensor(slots + [self._idle] * (size - len(slots)))
-            (sampled,) = self._prefills[size, count](text=texts, lengths=lengths, slots=padded)
-            return self._fetch(slots, sampled, laps)
+            calls = self._shapes.prefills([len(row.text) for row in rows])
+            sampled = [self._call_prefill([rows[place] for place in call.places], call.shape) for call in calls]
+            return self._sampled([row.slot for row in rows], calls, sampled, laps)
 
     @torch.inference_mode()
     def step(self, slots: Collection[int], new_pages: Sequence[tuple[int, int, int]] = ()) -> Sampled:
@@ -143,13 +140,11 @@ class T3Runner:
             self._send_tables()
             # Rows of a voice side by side: their prefix is read once for a tile of them.
             ordered = sorted(slots, key=self._voice_of.__getitem__)
-            rows = bucket_of(len(ordered), self._step_rows) if self._graphs else len(ordered)
-            if rows is None:
-                raise ValueError(f"a step of {len(ordered)} rows: there are {self._idle} slots")
-            self.padding += rows - len(ordered)
-            padded = self._tensor(ordered + [self._idle] * (rows - len(ordered)))
-            sampled = self._steps[rows](slots=padded)[0] if self._graphs else self._decoder.step(padded)
-            return self._fetch(ordered, sampled, laps)
+            calls = self._shapes.steps(
+                [self._own[slot] for slot in ordered], [self._voice_of[slot] for slot in ordered]
+            )
+            sampled = [self._call_step([ordered[place] for place in call.places], call.shape) for call in calls]
+            return self._sampled(ordered, calls, sampled, laps)
 
     @torch.inference_mode()
     def clean(self, slot: int) -> None:
@@ -161,6 +156,7 @@ class T3Runner:
     def _prepare(self, row: Begin) -> None:
         decoder, slot = self._decoder, row.slot
         self._voice_of[slot] = row.voice
+        self._own[slot] = len(row.text) + 1
         self._tables[self._lines(slot)] = self._cache.pages
         for place, page in enumerate(row.pages):
             self._set_page(slot, place, page)
@@ -183,24 +179,40 @@ class T3Runner:
             # From pageable memory: the driver has taken its copy when this returns.
             self._cache.tables.copy_(torch.from_numpy(self._tables), non_blocking=True)
 
-    def _texts(self, rows: Sequence[Begin], size: int, count: int) -> tuple[Tensor, Tensor]:
-        texts = torch.zeros(size, count, dtype=torch.int64)
-        lengths = torch.ones(size, dtype=torch.int32)
+    def _call_prefill(self, rows: Sequence[Begin], shape: PrefillShape) -> Tensor:
+        texts = torch.zeros(shape.rows, shape.text, dtype=torch.int64)
+        lengths = torch.ones(shape.rows, dtype=torch.int32)
         for at, row in enumerate(rows):
             texts[at, : len(row.text)] = torch.tensor(row.text)
             lengths[at] = len(row.text)
-        return texts, lengths
+        slots = self._padded([row.slot for row in rows], shape.rows)
+        if captured := self._prefills.get(shape):
+            (sampled,) = captured(text=texts, lengths=lengths, slots=slots)
+        else:
+            (sampled,) = self._prefill(texts.to(self._device), lengths.to(self._device), slots)
+        return to_host(sampled[: len(rows)])
 
-    def _tensor(self, slots: list[int]) -> Tensor:
-        return torch.tensor(slots, dtype=torch.int32).to(self._device, non_blocking=True)
+    def _call_step(self, slots: list[int], shape: StepShape) -> Tensor:
+        self.padding += shape.rows - len(slots)
+        padded = self._padded(slots, shape.rows)
+        captured = self._steps.get(shape)
+        (sampled,) = captured(slots=padded) if captured else self._step(padded, shape.reads)
+        for slot in slots:
+            self._own[slot] = min(self._own[slot] + 1, self._cache.positions)
+        return to_host(sampled[: len(slots)])
 
-    def _fetch(self, slots: Sequence[int], sampled: Tensor, laps: Laps) -> Sampled:
-        fetched = Sampled(slots, to_host(sampled[: len(slots)]), laps)
+    def _padded(self, slots: list[int], rows: int) -> Tensor:
+        idle = [self._idle] * (rows - len(slots))
+        return torch.tensor(slots + idle, dtype=torch.int32).to(self._device, non_blocking=True)
+
+    def _sampled(
+        self, slots: Sequence[int], calls: Sequence[Call[Any]], on_host: Sequence[Tensor], laps: Laps
+    ) -> Sampled:
         laps.mark()
-        return fetched
+        return Sampled([slots[place] for call in calls for place in call.places], on_host, laps)
 
-    def _step(self, slots: Tensor) -> tuple[Tensor, ...]:
-        return (self._decoder.step(slots),)
+    def _step(self, slots: Tensor, reads: StepReads | None) -> tuple[Tensor, ...]:
+        return (self._decoder.step(slots, reads),)
 
     def _prefill(self, text: Tensor, lengths: Tensor, slots: Tensor) -> tuple[Tensor, ...]:
         return (self._decoder.prefill(text, lengths, slots),)

@@ -34,6 +34,12 @@ class Port:
         return tuple(axis if isinstance(axis, int) else size_of(axis, dims) for axis in self.shape)
 
 
+Inputs = dict[str, Tensor]
+
+Trial = tuple[Inputs, tuple[str, ...]]
+"Inputs, and the outputs that they are fit to judge."
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of the model that is exported whole. The module takes the inputs in order and gives the outputs in order,
@@ -44,8 +50,16 @@ class Stage:
     module: nn.Module
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    example: Callable[[Mapping[str, int], torch.Generator], dict[str, Tensor]]
+    example: Callable[[Mapping[str, int], torch.Generator], Inputs]
     "Inputs for these sizes that the model could meet, on the CPU, `half` ones in float32: for export and for checks."
+    trials_of: Callable[[Inputs], tuple[Trial, ...]] | None = None
+    "What to judge on which inputs, made of an example, where one example will not do for all outputs."
+
+    def trials(self, example: Inputs) -> tuple[Trial, ...]:
+        """Runs that together judge every output once."""
+        if self.trials_of is not None:
+            return self.trials_of(example)
+        return ((example, tuple(port.name for port in self.outputs)),)
 
 
 _DTYPES = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64, "bool": torch.bool}

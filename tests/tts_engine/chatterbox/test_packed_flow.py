@@ -20,7 +20,7 @@ from tts_engine.chatterbox import packed_flow  # noqa: E402
 from tts_engine.chatterbox.packed_encoder import PackedEncoder, _folded  # noqa: E402
 from tts_engine.chatterbox.packed_estimator import Tuning  # noqa: E402
 from tts_engine.chatterbox.packed_flow import PackedFlow, unsuited  # noqa: E402
-from tts_engine.chatterbox.packing import pack  # noqa: E402
+from tts_engine.chatterbox.packing import BatchShape, pack  # noqa: E402
 
 SIZES = FlowSizes(
     vocabulary=50,
@@ -63,6 +63,10 @@ def voice(prompt_tokens: int, sizes: FlowSizes = SIZES) -> Voice:
     )
 
 
+def shape(longest: int) -> BatchShape:
+    return BatchShape(0, 0, longest)  # the rest is of no use to packed rows
+
+
 class Batch:
     """Rows of (tokens, look-ahead, voice), then padding; what must not be read is NaN or no token at all."""
 
@@ -86,7 +90,7 @@ class Batch:
             return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
         look_ahead, voices = int32([row[1] for row in self.rows]), int32([row[2] for row in self.rows])
-        return flow(self.tokens, int32(self.starts), look_ahead, voices, self.noise, most or self.most)
+        return flow(self.tokens, int32(self.starts), look_ahead, voices, self.noise, shape(most or self.most))
 
     def alone(self, flow: Flow, row: int) -> torch.Tensor:
         """(frames, 80) of Flow.forward for one row."""
@@ -249,12 +253,12 @@ def test_in_a_graph() -> None:
     tokens, noise = torch.zeros_like(batch.tokens), torch.zeros_like(batch.noise)
     starts, look_ahead, rows = (torch.zeros(size, dtype=torch.int32, device=DEVICE) for size in (3, 2, 2))
     with pytest.raises(RuntimeError, match="before the graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
-        bank(tokens, starts, look_ahead, rows, noise, 12)
-    bank(tokens, starts, look_ahead, rows, noise, 12)
+        bank(tokens, starts, look_ahead, rows, noise, shape(12))
+    bank(tokens, starts, look_ahead, rows, noise, shape(12))
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        mel = bank(tokens, starts, look_ahead, rows, noise, 12)
+        mel = bank(tokens, starts, look_ahead, rows, noise, shape(12))
     for one in (batch, other, batch):
         mel.fill_(torch.nan)
         tokens.copy_(one.tokens)

@@ -14,9 +14,13 @@ from tests.tts_engine.chatterbox.tiny_vocoder import tiny_vocoder
 from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
+from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.vocoder import Vocoder, VocoderSizes
 
 pytestmark = NEEDED
+SHAPE = BatchShape(0, 0, 0)
+"Of no use to packed rows."
+
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -90,7 +94,7 @@ def alone(vocoder: Vocoder, given: Packing, row: int, f0: Tensor | None = None) 
 def render(vocoder: Vocoder, given: Packing) -> tuple[Tensor, Tensor, Tensor]:
     from tts_engine.chatterbox.packed_vocoder import PackedVocoder
 
-    wave, f0, phases = PackedVocoder(deepcopy(vocoder).to(DEVICE))(*given.inputs())
+    wave, f0, phases = PackedVocoder(deepcopy(vocoder).to(DEVICE))(*given.inputs(), SHAPE)
     return wave.cpu(), f0.cpu(), phases.cpu()
 
 
@@ -167,10 +171,10 @@ def test_full_width_on_a_gpu_captured_and_replayed_with_other_rows(dtype: torch.
     plain = lively_vocoder()
     packed = PackedVocoder(lively_vocoder().to("cuda").cast(dtype))
     static = packing([64, 0, 0, 0], 64, seed=0).inputs()
-    packed(*static)
+    packed(*static, SHAPE)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = packed(*static)
+        outputs = packed(*static, SHAPE)
     for frames in ([128, 0, 0, 0], [1, 50, 2, 75], [0, 17, 0, 3]):
         given = packing(frames, 128 - sum(frames))
         for target, source in zip(static, given.inputs(), strict=True):

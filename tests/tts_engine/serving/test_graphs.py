@@ -42,7 +42,15 @@ from tts_engine.serving.engine import ChatterboxEngine
 from tts_engine.serving.graphs import CapturedCall, bucket_of
 from tts_engine.serving.laps import Laps, to_host
 from tts_engine.serving.speech_runner import SpeechRunner
-from tts_engine.serving.t3_runner import STEP_ROWS, Begin, T3Runner
+from tts_engine.serving.speech_shapes import EngineShapes
+from tts_engine.serving.step_shapes import STEP_ROWS
+from tts_engine.serving.t3_runner import Begin, T3Runner
+from tts_engine.tensorrt.engine_flow import EngineFlow
+from tts_engine.tensorrt.engine_vocoder import EngineVocoder
+from tts_engine.tensorrt.flow_stages import encoder_stage, estimator_stage
+from tts_engine.tensorrt.profiles import Profile
+from tts_engine.tensorrt.session import ModuleSession
+from tts_engine.tensorrt.vocoder_stage import vocoder_stage
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -271,6 +279,49 @@ class TestS3Gen:
         torch.cuda.synchronize()
         for index, voice in enumerate(voices):
             runner.set_voice(index, voice)
+        torch.cuda.synchronize()
+        runner.capture()
+        return runner
+
+    @pytest.mark.parametrize("rate", [8000, 24_000])
+    def test_by_engines_and_captured_it_says_what_the_plain_modules_say(self, files: Path, rate: int) -> None:
+        """The modules are the engines: sessions that a graph can hold."""
+        chance, model = fresh_chance(), read(files)
+        captured, plain = self.engine_runner(model), self.runner(model, graphs=False)
+        voices = [make_voice(1, prompt, index) for index, prompt in enumerate((2, 30))]
+        utterances = random_soundings(chance, 3, voices=2, policies=POLICIES)
+        again = [Sounding(each.voice, each.slot, each.sequences) for each in utterances]
+        speak_together(captured, utterances, voices, rate, chance)
+        for each in again:
+            speak_together(plain, [each], voices, rate, chance)
+        errors = [relative_error(pcm_of(a), pcm_of(b)) for a, b in zip(utterances, again, strict=True)]
+        print("errors", errors)
+        assert max(errors) < 0.02
+        assert captured.padded_tokens > 0
+        assert (captured.padded_frames > 0) is (rate == 8000)
+
+    @staticmethod
+    def engine_runner(model: Chatterbox) -> SpeechRunner:
+        sessions = ModuleSession(encoder_stage(model.flow)), ModuleSession(estimator_stage(model.flow))
+        profiles = {
+            "flow_encoder": (Profile("all", {"rows": (1, 2, 4), "tokens": (4, 64, 288)}),),
+            "estimator": (Profile("all", {"rows": (1, 2, 4), "frames": (8, 128, 576)}),),
+            "vocoder": (Profile("all", {"rows": (1, 2, 4), "frames": (4, 64, 192)}),),
+        }
+        runner = SpeechRunner(
+            EngineFlow(model.flow, *sessions, voices=2),
+            EngineVocoder(ModuleSession(vocoder_stage(model.vocoder))),
+            SpeechState(SLOTS, ChunkPolicy(), DEVICE),
+            slots=SLOTS,
+            rows=8,
+            tokens=1152,
+            frames=1152,
+            device=DEVICE,
+            graphs=True,
+            shapes=EngineShapes(1152, 1152, profiles=profiles),
+        )
+        for index, prompt in enumerate((2, 30)):
+            runner.set_voice(index, make_voice(1, prompt, index).to(DEVICE, model.dtype))
         torch.cuda.synchronize()
         runner.capture()
         return runner

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.tts_engine.chatterbox.voices import make_voice
 from tests.tts_engine.serving.runner_cases import (
@@ -27,7 +27,13 @@ from tts_engine.chatterbox.streaming import synthesise_chunks
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.resample import Resampler, to_pcm16
-from tts_engine.serving.speech_runner import LONGEST, SpeechRunner
+from tts_engine.serving.speech_runner import SpeechRunner
+from tts_engine.serving.speech_shapes import EngineShapes
+from tts_engine.tensorrt.engine_flow import EngineFlow
+from tts_engine.tensorrt.engine_vocoder import EngineVocoder
+from tts_engine.tensorrt.flow_stages import encoder_stage, estimator_stage
+from tts_engine.tensorrt.session import ModuleSession
+from tts_engine.tensorrt.vocoder_stage import vocoder_stage
 
 SLOTS = 4
 POLICIES = (ChunkPolicy(sizes=(20, 40)), ChunkPolicy(sizes=(14,)), ChunkPolicy(sizes=(500,)))
@@ -38,13 +44,20 @@ def voices() -> list[Voice]:
     return [make_voice(1, flow, seed) for seed, flow in enumerate((2, 13))]
 
 
-def make(model: Chatterbox, voices: list[Voice], rows: int = 6) -> tuple[SpeechRunner, SpeechState]:
+def make(
+    model: Chatterbox, voices: list[Voice], rows: int = 6, *, engines: tuple[bool, bool] = (False, False)
+) -> tuple[SpeechRunner, SpeechState]:
+    """`engines`: whether flow and vocoder are behind sessions, which are their modules'."""
     state = SpeechState(SLOTS, ChunkPolicy())
     for held in (state.mel, state.f0, state.phase, state.tail):
         held.fill_(torch.nan)  # what nobody has kept must not be used
+    encoder, estimator = ModuleSession(encoder_stage(model.flow)), ModuleSession(estimator_stage(model.flow))
+    vocoder = ModuleSession(vocoder_stage(model.vocoder))
     runner = SpeechRunner(
-        PaddedFlow(model.flow, voices=len(voices)),
-        PaddedVocoder(model.vocoder),
+        EngineFlow(model.flow, encoder, estimator, voices=len(voices))
+        if engines[0]
+        else PaddedFlow(model.flow, voices=len(voices)),
+        EngineVocoder(vocoder) if engines[1] else PaddedVocoder(model.vocoder),
         state,
         slots=SLOTS,
         rows=rows,
@@ -52,6 +65,7 @@ def make(model: Chatterbox, voices: list[Voice], rows: int = 6) -> tuple[SpeechR
         frames=1200,
         device=torch.device("cpu"),
         graphs=False,
+        shapes=EngineShapes(800, 1200, flow=engines[0], vocoder=engines[1]) if any(engines) else None,
     )
     for index, voice in enumerate(voices):
         runner.set_voice(index, voice)
@@ -78,6 +92,46 @@ def test_batches_say_what_each_would_alone(steady: Chatterbox, voices: list[Voic
     assert runner.tokens > 0
     assert runner.frames > 0
     assert (runner.padded_tokens, runner.padded_frames) == (0, 0)
+
+
+@pytest.mark.parametrize("engines", [(True, True), (True, False), (False, True)])
+def test_by_engines_they_say_the_same(steady: Chatterbox, voices: list[Voice], engines: tuple[bool, bool]) -> None:
+    chance = fresh_chance()
+    runner, _ = make(steady, voices, engines=engines)
+    utterances = random_soundings(chance, 3, voices=len(voices), policies=POLICIES)
+    speak_together(runner, utterances, voices, 8000, chance)
+    for utterance in utterances:
+        assert_same_sound(pcm_of(utterance), speak_alone(steady, utterance, voices[utterance.voice], 8000))
+
+
+class Shapes(EngineShapes):
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(800, 1200)
+        self.asked: list[tuple[Sequence[int], Sequence[int]]] = []
+
+    def batches(self, tokens: Sequence[int], frames: Sequence[int]) -> list[list[int]]:
+        self.asked.append((tokens, frames))
+        return super().batches(tokens, frames)
+
+
+def test_shapes_say_which_rows_go_together(steady: Chatterbox) -> None:
+    shapes = Shapes()
+    runner = SpeechRunner(
+        PaddedFlow(steady.flow, voices=1),
+        PaddedVocoder(steady.vocoder),
+        SpeechState(1, ChunkPolicy()),
+        slots=1,
+        rows=4,
+        tokens=800,
+        frames=1200,
+        device=torch.device("cpu"),
+        graphs=False,
+        shapes=shapes,
+    )
+    assert runner.batches([300, 700, 310], [90, 300, 91]) == [[0, 2], [1]]
+    assert shapes.asked == [([300, 700, 310], [90, 300, 91])]
 
 
 def test_a_slot_is_given_to_another_after_the_end_and_in_the_middle(steady: Chatterbox, voices: list[Voice]) -> None:
@@ -115,12 +169,3 @@ def test_a_batch_has_room_for_so_many_rows(steady: Chatterbox, voices: list[Voic
     assert min(spoken.seconds) > 0
     assert (runner.tokens, runner.frames) == (2 + 12, 24)
     assert runner.stream is None
-
-
-@given(lengths=st.lists(st.integers(1, 1500), max_size=20))
-def test_a_very_long_row_goes_alone_and_none_is_left_out(lengths: list[int]) -> None:
-    batches = SpeechRunner.batches(object.__new__(SpeechRunner), lengths)
-    assert sorted(at for batch in batches for at in batch) == list(range(len(lengths)))
-    assert all(batch for batch in batches)
-    assert all(len(batch) == 1 for batch in batches for at in batch if lengths[at] > LONGEST[-2])
-    assert sum(max(lengths[at] for at in batch) <= LONGEST[-2] for batch in batches) <= 1

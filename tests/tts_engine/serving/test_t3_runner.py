@@ -8,10 +8,15 @@ import torch
 
 from tests.tts_engine.serving.runner_cases import decode_alone, decode_together, fresh_chance, random_sequences
 from tts_engine.chatterbox.model import Chatterbox
-from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
+from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache, StepReads
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.t3 import VoicePrefix
+from tts_engine.serving import step_shapes
+from tts_engine.serving.step_shapes import EngineShapes, StepShape
 from tts_engine.serving.t3_runner import Begin, T3Runner
+from tts_engine.tensorrt.engine_t3 import EnginePasses
+from tts_engine.tensorrt.session import ModuleSession
+from tts_engine.tensorrt.t3_stages import prefill_stage, step_stage
 
 SLOTS, PAGES, VOICES = 4, 40, 3
 
@@ -22,8 +27,9 @@ def voices(model: Chatterbox) -> list[VoicePrefix]:
 
 
 def make(
-    model: Chatterbox, prefixes: list[VoicePrefix], cfg_scale: float = 0.0
+    model: Chatterbox, prefixes: list[VoicePrefix], cfg_scale: float = 0.0, *, engines: bool = False
 ) -> tuple[T3Runner, PagedCache, BatchDecoder]:
+    """`engines`: the stages' own modules in their place."""
     twins = bool(cfg_scale)
     cache = PagedCache(
         model.sizes,
@@ -35,8 +41,13 @@ def make(
         twins=twins,
     )
     cache.keys_values.fill_(1e4)  # what nobody has written must not be read
-    decoder = BatchDecoder(model.t3, cache, SamplingSettings(), cfg_scale, most_tokens=100)
-    runner = T3Runner(decoder, cache, graphs=False)
+    passes, shapes = None, None
+    if engines:
+        sessions = [ModuleSession(stage(model.t3, most_prefix=100)) for stage in (prefill_stage, step_stage)]
+        passes = EnginePasses(model.t3, cache, *sessions)
+        shapes = EngineShapes(SLOTS, cache.positions, VOICES, twins=twins)
+    decoder = BatchDecoder(model.t3, cache, SamplingSettings(), cfg_scale, most_tokens=100, passes=passes)
+    runner = T3Runner(decoder, cache, graphs=False, shapes=shapes)
     for index, prefix in enumerate(prefixes):
         runner.set_voice(index, prefix)
     return runner, cache, decoder
@@ -58,6 +69,53 @@ def test_sequences_that_come_and_go_are_decoded_as_if_alone(loaded: Chatterbox, 
         assert sequence.tokens == decode_alone(loaded.t3, prefixes[sequence.voice], sequence, cfg_scale)
     assert runner.padding == 0
     assert runner.stream is None
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.7])
+def test_by_engines_short_and_long_rows_are_stepped_apart(
+    loaded: Chatterbox, cfg_scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines of small profiles: two pages are short, two rows are many."""
+    for name, value in {
+        "STEP_SHORT_PAGES": 2,
+        "STEP_LONG_ROWS": 4,
+        "ENGINE_PAGES": (1, 2, 5),
+        "_CALL_PAGES": 1,
+    }.items():
+        monkeypatch.setattr(step_shapes, name, value)
+    chance = fresh_chance()
+    prefixes = voices(loaded)
+    runner, _, decoder = make(loaded, prefixes, cfg_scale, engines=True)
+    called: list[StepReads] = []
+    step = decoder.step
+
+    def recorded(slots: torch.Tensor, reads: StepReads | None = None) -> torch.Tensor:
+        assert reads is not None
+        assert StepShape(len(slots), reads) in runner._shapes.all_steps
+        called.append(reads)
+        return step(slots, reads)
+
+    monkeypatch.setattr(decoder, "step", recorded)
+    sequences = random_sequences(chance, 9, voices=VOICES, steps=30)
+    sequences[0].text, sequences[1].text = [3] * 140, [7]
+    sequences[0].steps = sequences[1].steps = 30
+    decode_together(runner, sequences, slots=SLOTS, pages=PAGES, chance=chance)
+    for sequence in sequences:
+        assert sequence.tokens == decode_alone(loaded.t3, prefixes[sequence.voice], sequence, cfg_scale)
+    assert len({reads.pages for reads in called}) > 1
+    assert runner.padding > 0
+
+
+def test_by_engines_a_batch_of_several_calls_has_one_result(loaded: Chatterbox) -> None:
+    runner, _, _ = make(loaded, voices(loaded), 0.5, engines=True)
+    rows = [
+        begin(slot, pages=tuple(range(9 * slot, 9 * slot + 9)), text=(7,) * (1, 250)[slot % 2]) for slot in range(4)
+    ]
+    begun = runner.begin(rows).wait()
+    assert set(begun) == {0, 1, 2, 3}
+    stepped = runner.step([3, 0, 2, 1])
+    assert set(stepped.wait()) == {0, 1, 2, 3}
+    assert stepped.seconds > 0
 
 
 def test_what_the_device_is_told_of_a_sequence(loaded: Chatterbox) -> None:

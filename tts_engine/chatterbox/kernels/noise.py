@@ -1,4 +1,4 @@
-"""The flow's noise of packed rows: written once, nothing read but a few numbers a row."""
+"""The flow's noise of packed rows, and the source's of padded ones: written once, a few numbers a row being read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, MEL_BINS
+from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.kernels.counter import counter_normal
 
 _FRAMES = 16
 "Frames of a program."
+_SAMPLES = 512
+"Samples of one, of all harmonics."
 
 
 # Batches are of any size: one compilation serves them all.
@@ -72,5 +74,29 @@ def packed_noise(
             FRAMES=_FRAMES,
             LANES=triton.next_power_of_2(MEL_BINS),
             ROWS=triton.next_power_of_2(len(prompt)),
+        )
+    return noise
+
+
+@triton.jit(do_not_specialize=["samples"])
+def source_noise_kernel(
+    keys, first_frame, noise, samples, FRAME: tl.constexpr, HARMONICS: tl.constexpr, SAMPLES: tl.constexpr
+):
+    """SAMPLES samples of all harmonics of a row."""
+    row, sample = tl.program_id(0), tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
+    key = tl.load(keys + row)
+    index = (tl.load(first_frame + row).to(tl.int64) * FRAME + sample) * HARMONICS
+    place = noise + row.to(tl.int64) * HARMONICS * samples + sample
+    for harmonic in range(HARMONICS):
+        tl.store(place + harmonic * samples, counter_normal(key, index + harmonic), mask=sample < samples)
+
+
+def source_noise(keys: Tensor, first_frame: Tensor, frames: int) -> Tensor:
+    """See padded.source_noise."""
+    samples = SAMPLES_PER_FRAME * frames
+    noise = torch.empty(len(keys), HARMONICS, samples, device=keys.device)
+    if noise.numel():
+        source_noise_kernel[(len(keys), triton.cdiv(samples, _SAMPLES))](
+            keys, first_frame, noise, samples, FRAME=SAMPLES_PER_FRAME, HARMONICS=HARMONICS, SAMPLES=_SAMPLES
         )
     return noise

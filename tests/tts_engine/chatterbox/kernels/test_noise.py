@@ -11,7 +11,8 @@ from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 pytest.importorskip("triton")
 
 from tts_engine.chatterbox.draws import plain_packed_noise
-from tts_engine.chatterbox.kernels.noise import packed_noise
+from tts_engine.chatterbox.kernels.noise import packed_noise, source_noise
+from tts_engine.chatterbox.padded import plain_source_noise
 
 pytestmark = NEEDED
 
@@ -41,3 +42,15 @@ def test_nothing() -> None:
     none = int32([0])
     keys = torch.zeros(1, dtype=torch.int64)
     assert packed_noise(keys, keys, starts_of([], 1), none, none, 0).shape == (0, 80)
+
+
+@pytest.mark.parametrize(("rows", "frames"), [(1, 1), (3, 2), (2, 5)])
+def test_the_source_s_noise_is_the_plain_one(rows: int, frames: int) -> None:
+    """Up to an hour into a sequence."""
+    keys, first = torch.randint(-(2**63), 2**63 - 1, (rows,)), torch.randint(0, 180_000, (rows,), dtype=torch.int32)
+    noise = source_noise(keys.to(DEVICE), first.to(DEVICE), frames)
+    torch.testing.assert_close(noise.cpu(), plain_source_noise(keys, first, frames), atol=2e-6, rtol=0)
+
+
+def test_no_rows_no_source_noise() -> None:
+    assert source_noise(torch.zeros(0, dtype=torch.int64), int32([]), 3).shape == (0, 9, 1440)
