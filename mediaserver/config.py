@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mediaserver.onnx_engine import OnnxConfig
+
 ENV_PREFIX = "CHATTERLINE_"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -126,7 +128,8 @@ class ChatterboxConfig(_Section):
     model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-turbo"
     nano_model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-nano"
     devices: Literal["auto"] | tuple[str, ...] = "auto"
-    backend: Literal["auto", "cuda-graphs", "eager"] = "auto"
+    backend: Literal["auto", "tensorrt", "cuda-graphs", "eager"] = "auto"
+    engines_dir: str = ""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     voices_dir: str = ""
     default_voice: str = "default"
@@ -160,9 +163,15 @@ class ChatterboxConfig(_Section):
         return devices
 
     @model_validator(mode="after")
-    def _graphs_have_a_gpu(self) -> Self:
-        if self.backend == "cuda-graphs" and self.devices == ("cpu",):
-            raise ValueError('backend "cuda-graphs" needs a GPU: devices is "cpu"')
+    def _backend_has_a_gpu(self) -> Self:
+        if self.backend in {"tensorrt", "cuda-graphs"} and self.devices == ("cpu",):
+            raise ValueError(f'backend "{self.backend}" needs a GPU: devices is "cpu"')
+        return self
+
+    @model_validator(mode="after")
+    def _engines_are_of_half_precision(self) -> Self:
+        if self.backend == "tensorrt" and self.precision == "float32":
+            raise ValueError('backend "tensorrt" has engines of "bfloat16" or "float16"; precision is "float32"')
         return self
 
 
@@ -173,7 +182,7 @@ def _is_device(name: object) -> bool:
 class TtsConfig(_Section):
     """[tts]"""
 
-    engine: Literal["auto", "embedded", "chatterbox", "chatterbox-nano"] = "auto"
+    engine: Literal["auto", "embedded", "chatterbox", "chatterbox-nano", "chatterbox-onnx"] = "auto"
     overflow: Literal["refuse", "embedded"] = "refuse"
     overflow_max_streams: Annotated[int, Field(ge=1, le=1024)] = 50
     default_voice: str = "heart"
@@ -181,6 +190,7 @@ class TtsConfig(_Section):
     seed: int = 0
     voices: dict[str, VoiceConfig] = Field(default_factory=lambda: {"heart": VoiceConfig()}, min_length=1)
     chatterbox: ChatterboxConfig = ChatterboxConfig()
+    onnx: OnnxConfig = OnnxConfig()
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:

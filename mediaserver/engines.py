@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mediaserver.config import ChatterboxConfig, TtsConfig
+from mediaserver.onnx_engine import make_onnx_engine
 from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
 from tts_engine.engine import Engine
 from tts_engine.errors import EngineError
@@ -21,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 NEEDED = ("torch", "safetensors", "tokenizers", "huggingface_hub")
 "Of the extra `chatterbox`: what synthesis imports."
 
-Kind = Literal["embedded", "chatterbox", "chatterbox-nano"]
+Kind = Literal["embedded", "chatterbox", "chatterbox-nano", "chatterbox-onnx"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def make_engine(config: TtsConfig, max_streams: int, max_text_chars: int, choice
     kind = (choice or choose(config)).kind
     if kind == "embedded":
         return _embedded(config, max_streams, max_text_chars)
+    if kind == "chatterbox-onnx":
+        # A directory of its own below the voices': what lies there is no voice of the other engines.
+        cache = voices_directory(config) / "onnx"
+        return make_onnx_engine(
+            config.onnx, seed=config.seed, max_streams=max_streams, max_text_chars=max_text_chars, voice_cache=cache
+        )
     absent = missing_packages()
     if absent:
         raise EngineError(f"engine {kind} needs {', '.join(absent)}: pip install 'chatterline[chatterbox]'")
@@ -90,17 +97,25 @@ def make_overflow_engine(config: TtsConfig, kind: Kind, max_text_chars: int) -> 
 
 
 def voices_directory(config: TtsConfig) -> Path:
-    """Where voices lie: as configured, else systemd's StateDirectory, else the user's data directory (XDG)."""
-    if config.chatterbox.voices_dir:
-        return Path(config.chatterbox.voices_dir).expanduser()
+    """Where voices lie: as configured, else below data_directory()."""
+    return Path(config.chatterbox.voices_dir or data_directory() / "voices").expanduser()
+
+
+def engines_directory(config: TtsConfig) -> Path:
+    """Where TensorRT's plans lie: as configured, else below data_directory()."""
+    return Path(config.chatterbox.engines_dir or data_directory() / "engines").expanduser()
+
+
+def data_directory() -> Path:
+    """Systemd's StateDirectory, else our part of the user's data directory (XDG)."""
     # systemd joins several directories with colons; the first is the unit's main one.
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
-        return Path(state) / "voices"
+        return Path(state)
     data = os.environ.get("XDG_DATA_HOME", "")
     # The specification has relative paths ignored.
     base = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
-    return base / "chatterline" / "voices"
+    return base / "chatterline"
 
 
 def _embedded(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engine:
@@ -126,6 +141,7 @@ def _chatterbox(config: TtsConfig, kind: Kind, max_streams: int, max_text_chars:
         model=given.model if kind == "chatterbox" else given.nano_model,
         devices=() if given.devices == "auto" else given.devices,
         backend=given.backend,
+        engines_dir=engines_directory(config),
         precision=given.precision,
         kv_memory_mb=given.kv_memory_mb,
         ahead_seconds=given.ahead_s,

@@ -102,7 +102,15 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
             "[tts.chatterbox]\ndevices = 'cpu'\nbackend = 'cuda-graphs'",
             '[tts] chatterbox: backend "cuda-graphs" needs a GPU',
         ),
-        ("[tts.chatterbox]\nbackend = 'tensorrt'", "[tts] chatterbox.backend"),
+        (
+            "[tts.chatterbox]\ndevices = 'cpu'\nbackend = 'tensorrt'",
+            '[tts] chatterbox: backend "tensorrt" needs a GPU',
+        ),
+        (
+            "[tts.chatterbox]\nbackend = 'tensorrt'\nprecision = 'float32'",
+            '[tts] chatterbox: backend "tensorrt" has engines of "bfloat16" or "float16"; precision is "float32"',
+        ),
+        ("[tts.chatterbox]\nbackend = 'tensor-rt'", "[tts] chatterbox.backend"),
         ("[tts.chatterbox]\nkv_memory_mb = 1", "[tts] chatterbox.kv_memory_mb"),
         ("[tts.chatterbox]\nahead_s = 1.9", "[tts] chatterbox.ahead_s"),
         ("[tts.chatterbox]\nmax_first_audio_ms = -1", "[tts] chatterbox.max_first_audio_ms"),
@@ -151,6 +159,7 @@ def test_what_serving_keeps_to_by_default() -> None:
     chatterbox = config.tts.chatterbox
     assert (config.tts.overflow, config.calls.speech_wait_s) == ("refuse", 3.0)
     assert (chatterbox.devices, chatterbox.backend, chatterbox.kv_memory_mb) == ("auto", "auto", 2048)
+    assert chatterbox.engines_dir == ""
     assert (chatterbox.max_streams, chatterbox.max_first_audio_ms, chatterbox.ahead_s) == (200, 1000, 12.0)
 
 

@@ -11,7 +11,16 @@ import pytest
 
 from mediaserver import engines
 from mediaserver.config import ChatterboxConfig, Config, TtsConfig, VoiceConfig
-from mediaserver.engines import NEEDED, Choice, Kind, choose, make_engine, make_overflow_engine, missing_packages
+from mediaserver.engines import (
+    NEEDED,
+    Choice,
+    Kind,
+    choose,
+    engines_directory,
+    make_engine,
+    make_overflow_engine,
+    missing_packages,
+)
 from mediaserver.server import Server, StartError, serve
 from tests.mediaserver.test_cli import chatterline
 from tts_engine.embedded import EmbeddedEngine
@@ -168,9 +177,10 @@ class TestChatterbox:
             model="/models/turbo",
             nano_model="/models/nano",
             devices=("cuda:1", "cuda:3"),
-            backend="cuda-graphs",
+            backend="tensorrt",
             precision="float16",
             voices_dir=str(tmp_path),
+            engines_dir=str(tmp_path / "plans"),
             default_voice="anna",
             max_streams=7,
             max_first_audio_ms=750,
@@ -190,12 +200,13 @@ class TestChatterbox:
             assert engine.settings == ChatterboxSettings(
                 model=model,
                 devices=("cuda:1", "cuda:3"),
-                backend="cuda-graphs",
+                backend="tensorrt",
                 precision="float16",
                 kv_memory_mb=2048,
                 ahead_seconds=8.5,
                 max_first_audio_seconds=0.75,
                 voices_dir=tmp_path,
+                engines_dir=tmp_path / "plans",
                 default_voice="anna",
                 telephone_reading=False,
                 max_segment_chars=200,
@@ -223,7 +234,8 @@ class TestChatterbox:
 
         engine = make_engine(TtsConfig(engine="chatterbox"), 9, 99)
         assert isinstance(engine, made)
-        assert engine.settings == ChatterboxSettings(engine.settings.model, engine.settings.voices_dir)
+        given = engine.settings
+        assert given == ChatterboxSettings(given.model, given.voices_dir, engines_dir=given.engines_dir)
         assert engine.settings.sampling == SamplingSettings()
 
     async def test_a_server_without_weights_does_not_start(self, tmp_path: Path) -> None:
@@ -252,3 +264,17 @@ class TestChatterbox:
         ]
         assert result.stderr.rstrip().endswith(said[0])
         assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_where_engines_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the voices, unless configured."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_DATA_HOME", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    assert engines_directory(TtsConfig()) == tmp_path / ".local" / "share" / "chatterline" / "engines"
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert engines_directory(TtsConfig()) == Path("/data/chatterline/engines")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/chatterline:/var/lib/other")
+    assert engines_directory(TtsConfig()) == Path("/var/lib/chatterline/engines")
+    given = ChatterboxConfig(engines_dir="~/plans")
+    assert engines_directory(TtsConfig(chatterbox=given)) == tmp_path / "plans"

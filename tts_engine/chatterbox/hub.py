@@ -36,7 +36,7 @@ def find_model(name_or_dir: str, *, cache: Path | None = None) -> Path | None:
         directory = Path(name_or_dir).expanduser()
         if name_or_dir and directory.is_dir():
             return directory
-        hub = _hub()
+        hub = client_of_hub()
     except (OSError, RuntimeError, HubError):  # no name of a file; no home; not installed
         return None
     try:
@@ -67,11 +67,11 @@ def fetch_model(
     a connection that breaks is taken up where it broke. A gated repository is opened with $HF_TOKEN. `progress`: bars
     on standard error. `endpoint`: a mirror, instead of $HF_ENDPOINT. Raises HubError.
     """
-    hub = _hub()
+    hub = client_of_hub()
     repo_id = repository(repo_id)
     if to is not None and to.exists() and not to.is_dir():
         raise HubError(f"{to} is not a directory")
-    with _explained(hub, repo_id, to), _progress_bars(hub, progress):
+    with explained(hub, repo_id, to), progress_bars(hub, progress):
         found = hub.snapshot_download(
             repo_id,
             cache_dir=cache,
@@ -85,7 +85,7 @@ def fetch_model(
     return Path(found)
 
 
-def _hub() -> ModuleType:
+def client_of_hub() -> ModuleType:
     try:
         import huggingface_hub  # noqa: PLC0415  # an extra
         import huggingface_hub.errors  # noqa: PLC0415
@@ -96,7 +96,7 @@ def _hub() -> ModuleType:
 
 
 @contextmanager
-def _progress_bars(hub: Any, wanted: bool) -> Iterator[None]:
+def progress_bars(hub: Any, wanted: bool) -> Iterator[None]:
     if wanted or hub.utils.are_progress_bars_disabled():
         yield
         return
@@ -108,7 +108,7 @@ def _progress_bars(hub: Any, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(hub: Any, repo_id: str, to: Path | None) -> Iterator[None]:
+def explained(hub: Any, repo_id: str, to: Path | None) -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into one sentence."""
     errors = hub.errors
     try:

@@ -26,7 +26,7 @@ def find_bundle(name_or_dir: str, precision: str, part_precision: Mapping[str, s
         directory = Path(name_or_dir).expanduser()
         if name_or_dir and directory.is_dir():
             return directory
-        client = hub._hub()
+        client = hub.client_of_hub()
     except (OSError, RuntimeError, HubError):  # no name of a file; no home; not installed
         return None
     try:
@@ -55,10 +55,10 @@ def fetch_bundle(
 ) -> Path:
     """Download the bundle and give its directory; as chatterbox.hub.fetch_model. Raises HubError, BundleError."""
     wanted = patterns(precision, part_precision)
-    client = hub._hub()
+    client = hub.client_of_hub()
     if to is not None and to.exists() and not to.is_dir():
         raise HubError(f"{to} is not a directory")
-    with hub._explained(client, repository, to), hub._progress_bars(client, progress):
+    with hub.explained(client, repository, to), hub.progress_bars(client, progress):
         found = Path(
             client.snapshot_download(
                 repository, cache_dir=cache, local_dir=to, endpoint=endpoint, allow_patterns=wanted

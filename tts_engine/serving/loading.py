@@ -1,21 +1,23 @@
-"""From settings to a synthesiser that is warm: weights read, memory taken, every graph captured."""
+"""From settings to a synthesiser that is warm: engines and weights read, memory taken, every graph captured."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.guards import MOST_TOKENS
 from tts_engine.chatterbox.hub import find_model
-from tts_engine.chatterbox.model import Chatterbox
+from tts_engine.chatterbox.model import Chatterbox, device_of
 from tts_engine.chatterbox.model import load as load_model
 from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
 from tts_engine.chatterbox.paged_t3 import MOST_PREFIX, PAGE, BatchDecoder, PagedCache
-from tts_engine.chatterbox.step_attention import HEAD, fused_fault
+from tts_engine.chatterbox.step_attention import HEAD
 from tts_engine.chatterbox.tokenizer import TextTokenizer
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.chatterbox.voice_store import VoiceStore
@@ -23,8 +25,10 @@ from tts_engine.chatterbox.watermark import Watermarker
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.errors import EngineError, UnknownVoiceError
 from tts_engine.measures import Measure
+from tts_engine.serving import speech_shapes, step_shapes
 from tts_engine.serving.admission import Load
-from tts_engine.serving.device import make_exact, use_device
+from tts_engine.serving.backends import Backends, choose_backends
+from tts_engine.serving.device import use_device
 from tts_engine.serving.messages import Report
 from tts_engine.serving.scheduler import Limits, Scheduler
 from tts_engine.serving.serving_measures import ServingMeasures
@@ -34,6 +38,10 @@ from tts_engine.serving.synthesiser import Synthesiser
 from tts_engine.serving.t3_runner import T3Runner
 from tts_engine.serving.utterance import MOST_TEXT_TOKENS
 from tts_engine.serving.voice_bank import NoBuiltInVoiceError, VoiceBank
+from tts_engine.tensorrt.engine_flow import EngineFlow
+from tts_engine.tensorrt.engine_t3 import EnginePasses
+from tts_engine.tensorrt.engine_vocoder import EngineVocoder
+from tts_engine.tensorrt.faults import TensorRtError
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +55,6 @@ CHUNK_ROWS = 64
 CHUNK_TOKENS = 11520
 WINDOW_FRAMES = 6144
 "Of a batch of S3Gen, at most."
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -86,21 +92,36 @@ def load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
 
 
 def _load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
-    engine = settings.engine
-    directory = find_model(engine.model)
+    directory = find_model(settings.engine.model)
     if directory is None:
-        raise EngineError(not_here(engine.model))
-    device = torch.device(settings.device)
-    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = automatic if engine.precision == "auto" else _DTYPES[engine.precision]
+        raise EngineError(not_here(settings.engine.model))
+    device = device_of(settings.device)
+    use_device(device)
+    backends = choose_backends(settings, directory, device)
+    try:
+        return _load_with(backends, settings, send, directory)
+    except (TensorRtError, torch.OutOfMemoryError) as fault:
+        if settings.engine.backend != "auto" or not backends.engines.sessions:
+            raise
+        failed = str(fault).partition("\n")[0]
+    # Out of the handler, which would keep alive what was loaded.
+    logger.warning("TensorRT engines are given up: %s", failed)
+    del backends
+    gc.collect()
+    torch.cuda.empty_cache()
+    return _load_with(choose_backends(settings, directory, device, failed), settings, send, directory)
+
+
+def _load_with(backends: Backends, settings: WorkerSettings, send: Callable[[Report], None], directory: Path) -> Loaded:
+    engine, device = settings.engine, torch.device(settings.device)
+    dtype = backends.dtype
     watermarker = Watermarker() if engine.watermark else None
     model = load_model(directory, device=device, dtype=dtype)
-    use_device(device)
-    graphs, why = _backend(settings, device)
     limits = _limits(settings, model)
     scheduler, measures = Scheduler(limits), ServingMeasures(str(device))
-    t3 = _t3_runner(settings, model, limits, graphs=graphs)
-    speech = _speech_runner(settings, model, graphs=graphs)
+    backends.measure(measures)
+    t3 = _t3_runner(settings, model, limits, backends)
+    speech = _speech_runner(settings, model, backends)
     store = VoiceStore(engine.voices_dir)
 
     def put(index: int, voice: Voice) -> None:
@@ -119,8 +140,9 @@ def _load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
     _speak_with(engine.default_voice, bank, store, str(directory))
     t3.capture()
     speech.capture()
+    backends.engines.settle()
     synthesiser = Synthesiser(scheduler, t3, speech, bank, measures, send, streams=settings.streams)
-    summary = f"{model.flavour} of {directory} on {device} as {str(dtype).removeprefix('torch.')}, {why}"
+    summary = f"{model.flavour} of {directory} on {device} as {str(dtype).removeprefix('torch.')}, {backends.summary}"
 
     def refresh() -> None:
         synthesiser.refresh()
@@ -144,23 +166,6 @@ def _keep_for(stream: torch.cuda.Stream | None, *tensors: torch.Tensor) -> None:
     if stream is not None:
         for tensor in tensors:
             tensor.record_stream(stream)
-
-
-def _backend(settings: WorkerSettings, device: torch.device) -> tuple[bool, str]:
-    """Whether graphs are used, and why, in words."""
-    asked = settings.engine.backend
-    if device.type != "cuda":
-        if asked == "cuda-graphs":
-            raise EngineError(f"backend cuda-graphs needs a GPU; the device is {device}")
-        return False, "eager: no GPU"
-    make_exact()
-    if asked == "eager":
-        return False, "eager: configured"
-    if fault := fused_fault():
-        # The plain modules wait for the device, which no graph can hold.
-        logger.warning("no CUDA graphs and no fused kernels, so a good deal slower: %s", fault)
-        return False, f"eager: {fault}"
-    return True, "CUDA graphs"
 
 
 def _limits(settings: WorkerSettings, model: Chatterbox) -> Limits:
@@ -187,7 +192,7 @@ def _limits(settings: WorkerSettings, model: Chatterbox) -> Limits:
     )
 
 
-def _t3_runner(settings: WorkerSettings, model: Chatterbox, limits: Limits, *, graphs: bool) -> T3Runner:
+def _t3_runner(settings: WorkerSettings, model: Chatterbox, limits: Limits, backends: Backends) -> T3Runner:
     twins = bool(settings.cfg_scale)
     cache = PagedCache(
         model.sizes,
@@ -200,24 +205,37 @@ def _t3_runner(settings: WorkerSettings, model: Chatterbox, limits: Limits, *, g
         device=model.device,
         twins=twins,
     )
+    sessions = backends.engines.sessions
+    passes = shapes = None
+    if backends.by_engine("t3"):
+        passes = EnginePasses(model.t3, cache, sessions["t3_prefill"], sessions["t3_step"])
+        shapes = step_shapes.EngineShapes(limits.slots, POSITIONS, settings.engine.voices, twins=twins)
     decoder = BatchDecoder(
-        model.t3, cache, settings.engine.sampling, settings.cfg_scale, most_tokens=MOST_TOKENS, fused=graphs
+        model.t3,
+        cache,
+        settings.engine.sampling,
+        settings.cfg_scale,
+        most_tokens=MOST_TOKENS,
+        fused=backends.fused,
+        passes=passes,
     )
-    return T3Runner(decoder, cache, graphs=graphs)
+    return T3Runner(decoder, cache, graphs=backends.captured("t3"), shapes=shapes)
 
 
-def _speech_runner(settings: WorkerSettings, model: Chatterbox, *, graphs: bool) -> SpeechRunner:
-    voices = settings.engine.voices
-    flow: PackedFlowDecoder = PaddedFlow(model.flow, voices=voices)
-    vocoder: PackedRenderer = PaddedVocoder(model.vocoder)
-    if graphs:
-        from tts_engine.chatterbox.packed_flow import PackedFlow  # noqa: PLC0415  only where there is Triton
-        from tts_engine.chatterbox.packed_vocoder import PackedVocoder  # noqa: PLC0415
-
-        try:
-            flow, vocoder = PackedFlow(model.flow, voices=voices), PackedVocoder(model.vocoder)
-        except ValueError as fault:
-            raise EngineError(f'{fault}: [tts.chatterbox] backend = "eager" runs such a model') from None
+def _speech_runner(settings: WorkerSettings, model: Chatterbox, backends: Backends) -> SpeechRunner:
+    flow, vocoder = _flow(settings, model, backends), _vocoder(model, backends)
+    by_engine = backends.by_engine("flow"), backends.by_engine("vocoder")
+    captured = backends.captured("flow"), backends.captured("vocoder")
+    shapes: speech_shapes.SpeechShapes | None = None
+    if any(by_engine):
+        shapes = speech_shapes.EngineShapes(
+            CHUNK_TOKENS,
+            WINDOW_FRAMES,
+            flow=by_engine[0],
+            vocoder=by_engine[1],
+            capture_flow=captured[0],
+            capture_vocoder=captured[1],
+        )
     return SpeechRunner(
         flow,
         vocoder,
@@ -227,8 +245,34 @@ def _speech_runner(settings: WorkerSettings, model: Chatterbox, *, graphs: bool)
         tokens=CHUNK_TOKENS,
         frames=WINDOW_FRAMES,
         device=model.device,
-        graphs=graphs,
+        graphs=any(captured),
+        shapes=shapes,
     )
+
+
+def _flow(settings: WorkerSettings, model: Chatterbox, backends: Backends) -> PackedFlowDecoder:
+    voices = settings.engine.voices
+    if backends.by_engine("flow"):
+        sessions = backends.engines.sessions
+        return EngineFlow(model.flow, sessions["flow_encoder"], sessions["estimator"], voices=voices)
+    if not backends.captured("flow"):
+        return PaddedFlow(model.flow, voices=voices)
+    from tts_engine.chatterbox.packed_flow import PackedFlow  # noqa: PLC0415  only where there is Triton
+
+    try:
+        return PackedFlow(model.flow, voices=voices)
+    except ValueError as fault:
+        raise EngineError(f'{fault}: [tts.chatterbox] backend = "eager" runs such a model') from None
+
+
+def _vocoder(model: Chatterbox, backends: Backends) -> PackedRenderer:
+    if backends.by_engine("vocoder"):
+        return EngineVocoder(backends.engines.sessions["vocoder"])
+    if not backends.captured("vocoder"):
+        return PaddedVocoder(model.vocoder)
+    from tts_engine.chatterbox.packed_vocoder import PackedVocoder  # noqa: PLC0415  only where there is Triton
+
+    return PackedVocoder(model.vocoder)
 
 
 def _speak_with(name: str, bank: VoiceBank, store: VoiceStore, directory: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tts_engine.measures import Counter, Gauge, Histogram, Measure
+from tts_engine.tensorrt.selection import PLAN_FAULTS, TAKEN, UNITS
 
 _MILLISECONDS = tuple(x / 1000 for x in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1000))
 _FIRST = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
@@ -52,6 +53,17 @@ class ServingMeasures:
         self.failures = {
             kind: counter("utterances_failed", "Utterances that were not finished", kind=kind)
             for kind in ("overflow", "memory", "voice", "text", "pages")
+        }
+        self.backends = {
+            (unit, backend): Gauge(
+                "unit_backend", "1 for what a unit of the model runs by", labels=labels | {"unit": unit, "by": backend}
+            )
+            for unit in UNITS
+            for backend in TAKEN
+        }
+        self.plans_failed = {
+            reason: counter("plans_failed", "TensorRT plans that could not be used at start", reason=reason)
+            for reason in PLAN_FAULTS
         }
         self.ends = {
             kind: counter("sequences_ended", "Why T3 ended a sequence", kind=kind)

@@ -11,8 +11,8 @@ from tts_engine.chatterbox.guards import TokenGuard
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.voice_store import BUILT_IN_VOICE
 from tts_engine.serving.utterance import Guard
+from tts_engine.tensorrt.selection import Backend
 
-Backend = Literal["auto", "cuda-graphs", "eager"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Isolation = Literal["auto", "process", "thread"]
 
@@ -27,6 +27,8 @@ class ChatterboxSettings:
     devices: tuple[str, ...] = ()
     "A worker each; none: every GPU there is, or the CPU."
     backend: Backend = "auto"
+    engines_dir: Path | None = None
+    "Where `chatterline engine build` puts plans; None: there are none."
     precision: Precision = "auto"
     isolation: Isolation = "auto"
     "Where workers run: a process of its own for each GPU, and a thread for a CPU."

@@ -14,8 +14,13 @@ from tests.tts_engine.serving.small_model import linked
 from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.errors import EngineError
 from tts_engine.serving import loading
+from tts_engine.serving.backends import Backends
 from tts_engine.serving.loading import POSITIONS, not_here
 from tts_engine.serving.settings import WorkerSettings
+from tts_engine.tensorrt.engines import Engines
+from tts_engine.tensorrt.faults import TensorRtError
+from tts_engine.tensorrt.selection import UNITS, Offer, choose
+from tts_engine.tensorrt.session import Session
 
 TEXT = "Hold the line."
 
@@ -104,38 +109,81 @@ class TestLimits:
 
 
 class TestBackend:
-    def test_graphs_need_a_gpu(self, serve: Serve) -> None:
-        with pytest.raises(EngineError, match="backend cuda-graphs needs a GPU; the device is cpu"):
-            serve(backend="cuda-graphs")
-        assert serve(backend="eager").loaded.summary.endswith("eager: no GPU")
+    @pytest.mark.parametrize("backend", ["cuda-graphs", "tensorrt"])
+    def test_some_need_a_gpu(self, backend: str, serve: Serve) -> None:
+        with pytest.raises(EngineError, match=f"backend {backend} needs a GPU; the device is cpu"):
+            serve(backend=backend)
+        assert serve(backend="eager").loaded.summary.endswith("eager, because there is no GPU")
+
+
+class TestEnginesThatFail:
+    """Under auto the model is loaded again without them."""
+
+    def backends(self, failed: str) -> Backends:
+        offers = {unit: Offer(fault=failed) if failed else Offer("engines") for unit in UNITS}
+        sessions: dict[str, Session] = {} if failed else {"vocoder": Broken()}
+        engines = Engines(offers, sessions, failed=("unusable",) if failed else ())
+        return Backends(choose("auto", offers, "there is no GPU"), engines, torch.float32)
+
+    def serve(self, serve: Serve, patch: pytest.MonkeyPatch, fault: Exception, **changes: Any) -> Served:
+        def fail(settings: WorkerSettings, model: Chatterbox, backends: Backends) -> Any:
+            if backends.engines.sessions:
+                raise fault
+            return speech_runner(settings, model, backends)
+
+        speech_runner = loading._speech_runner
+        patch.setattr(loading, "choose_backends", lambda *given: self.backends("".join(given[3:])))
+        patch.setattr(loading, "_t3_runner", self.plain(loading._t3_runner))
+        patch.setattr(loading, "_speech_runner", fail)
+        return serve(**changes)
+
+    def plain(self, t3_runner: Any) -> Any:
+        def make(settings: WorkerSettings, model: Chatterbox, limits: Any, backends: Backends) -> Any:
+            return t3_runner(settings, model, limits, self.backends("without"))
+
+        return make
 
     @pytest.mark.parametrize(
-        ("backend", "fault", "expected"),
+        ("fault", "said"),
         [
-            ("auto", None, (True, "CUDA graphs")),
-            ("cuda-graphs", None, (True, "CUDA graphs")),
-            ("eager", None, (False, "eager: configured")),
-            ("auto", "no compiler", (False, "eager: no compiler")),
+            (TensorRtError("the engine vocoder did not run"), "the engine vocoder did not run"),
+            (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "CUDA out of memory."),
         ],
     )
-    def test_on_a_gpu(
+    def test_the_next_backend_is_taken(
         self,
-        backend: str,
-        fault: str | None,
-        expected: tuple[bool, str],
+        fault: Exception,
+        said: str,
+        serve: Serve,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(loading, "fused_fault", lambda: fault)
-        monkeypatch.setattr(loading, "make_exact", lambda: None)
-        engine = settings_for(Path("model"), Path("voices"), backend=backend)
-        assert loading._backend(WorkerSettings(engine, "cuda:0", 0.0, 4), torch.device("cuda:0")) == expected
-        assert ("a good deal slower: no compiler" in caplog.text) is (fault is not None)
+        served = self.serve(serve, monkeypatch, fault)
+        assert f"TensorRT engines are given up: {said}" in caplog.text
+        assert served.loaded.summary.endswith(f"eager, because there is no GPU, {said}")
+        assert served.loaded.measures.plans_failed["unusable"].value == 1
+        served.speak(1, TEXT)
+        served.run()
+        assert len(served.pcm(1)) > 4000
+
+    def test_but_not_if_tensorrt_is_what_is_configured(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(EngineError, match="the engine vocoder did not run"):
+            self.serve(serve, monkeypatch, TensorRtError("the engine vocoder did not run"), backend="tensorrt")
+        with pytest.raises(EngineError, match="the GPU has no room for the model"):
+            self.serve(serve, monkeypatch, torch.OutOfMemoryError("none"), backend="tensorrt")
+
+
+class Broken:
+    inputs = outputs = ()
+    capturable = True
+
+    def run(self, inputs: Any) -> Any:
+        raise AssertionError
 
 
 class TestModel:
     def test_summary_says_what_runs_on_what(self, small_model: Path, serve: Serve) -> None:
-        assert serve().loaded.summary == f"turbo of {small_model} on cpu as float32, eager: no GPU"
+        assert serve().loaded.summary == f"turbo of {small_model} on cpu as float32, eager, because there is no GPU"
         assert serve(cfg_scale=1.5).loaded.summary.endswith(", guidance 1.5")
 
     @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("auto", torch.float32)])
