@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +30,8 @@ class OnnxConfig(BaseModel):
     providers: tuple[str, ...] = ()
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    max_streams: Annotated[int, Field(ge=1, le=1000)] = 4
+    max_streams: Annotated[int, Field(ge=1, le=1000)] = 2
+    max_first_audio_ms: Annotated[int, Field(ge=0, le=60_000)] = 3000
     voices: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")], Path] = Field(default_factory=dict)
     default_voice: str = "default"
     prompt_seconds: Annotated[float, Field(ge=1, le=10)] = 10.0
@@ -59,15 +61,21 @@ def make_onnx_engine(
         raise EngineError(f"engine chatterbox-onnx needs {', '.join(absent)}: pip install 'chatterline[onnx]'")
     # Imported here: only this engine needs it.
     from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings  # noqa: PLC0415
+    from tts_engine.onnx_bundle.files import fetch_command  # noqa: PLC0415
     from tts_engine.onnx_bundle.hub import find_bundle  # noqa: PLC0415
     from tts_engine.onnx_bundle.sampling import Sampling  # noqa: PLC0415
 
     parts = {str(part): str(precision) for part, precision in config.part_precision.items()}
     directory = find_bundle(config.model, config.precision, parts)
+    if directory is None and _is_path(config.model):
+        raise EngineError(
+            f"[tts.onnx] model: the directory {config.model} does not exist; "
+            f"`{fetch_command(config.precision, parts)} --to {config.model}` fetches the ONNX bundle to it"
+        )
     if directory is None:
         raise EngineError(
-            f"the ONNX bundle {config.model} is not here in precision {config.precision}: "
-            f"`chatterline fetch-model onnx` fetches it"
+            f"the ONNX bundle {config.model} is not here in precision {_precisions(config.precision, parts)}: "
+            f"`{fetch_command(config.precision, parts)}` fetches it"
         )
     settings = OnnxBundleSettings(
         directory=directory,
@@ -75,6 +83,7 @@ def make_onnx_engine(
         part_precision=parts,
         providers=config.providers,
         workers=config.workers,
+        max_first_audio_ms=config.max_first_audio_ms,
         threads=config.threads,
         voices={name: path.expanduser() for name, path in config.voices.items()},
         default_voice=config.default_voice,
@@ -87,3 +96,12 @@ def make_onnx_engine(
         seed=seed,
     )
     return OnnxBundleEngine(settings, max_streams=min(max_streams, config.max_streams), max_text_chars=max_text_chars)
+
+
+def _is_path(model: str) -> bool:
+    """Whether that can only mean a directory; OWNER/NAME may be either."""
+    return model.startswith(("/", ".", "~")) or model.count("/") != 1 or model.endswith("/")
+
+
+def _precisions(precision: str, parts: Mapping[str, str]) -> str:
+    return ", ".join([precision, *(f"{part} {chosen}" for part, chosen in parts.items())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from abc import ABC, abstractmethod
@@ -24,7 +25,35 @@ from tts_engine.step_meter import StepMeter
 from tts_engine.worker_pool import WorkerPool
 
 STOP_SECONDS = 2.0
-"How long stop() waits for steps under way; what takes longer ends with the process."
+"How long stop() waits for steps under way, or for a load; what takes longer ends with the process."
+
+
+class Stop:
+    """Whether work is no longer wanted. Set once, from any thread; calling it tells."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+        self._actions: list[Callable[[], None]] = []
+
+    def __call__(self) -> bool:
+        return self._set.is_set()
+
+    def set(self) -> None:
+        """Idempotent. Runs what then() was given."""
+        self._set.set()
+        self._run()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Call that once, when it is set; now, if it is. The action must be short."""
+        self._actions.append(action)
+        if self():
+            self._run()
+
+    def _run(self) -> None:
+        while self._actions:
+            # Two threads may come for the last one.
+            with contextlib.suppress(IndexError):
+                self._actions.pop()()
 
 
 class PooledEngine(ABC):
@@ -40,20 +69,26 @@ class PooledEngine(ABC):
         self._streams: WeakValueDictionary[int, PooledStream] = WeakValueDictionary()
         self._numbers = itertools.count()
         self._changing = asyncio.Lock()
+        self._loader: threading.Thread | None = None
+        self._load_stop = Stop()
+        "Of the load under way: set when nobody waits for it any more. For _load(), on its thread."
         self._begun = Counter("utterances", "Utterances begun")
         self._meter = StepMeter()
         self._measures = (self._begun, *self._pool_measures())
 
     @abstractmethod
     def _load(self) -> None:
-        """Load and warm up, on a thread of its own. Raises EngineError."""
+        """Load and warm up, on a thread of its own. Raises EngineError.
+
+        May look at `_load_stop` between its parts, and raise what it likes where that is set.
+        """
 
     @abstractmethod
     def _unload(self) -> None:
         """Free what _load() took; no step is under way that is still wanted."""
 
     @abstractmethod
-    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Stop) -> Iterator[Piece]:
         """The utterance, step by step; called on the event loop, so it must not work before the first step.
 
         `stopped` says, to a step that takes long, that nobody wants the rest.
@@ -109,15 +144,57 @@ class PooledEngine(ABC):
         async with self._changing:
             if self._pool is not None:
                 return
-            try:
-                await asyncio.to_thread(self._load)
-            except BaseException:
-                self._unload()
-                raise
+            await self._load_apart()
             # Each stream has at most one job, so the queue cannot run over while max_streams holds.
             pool = WorkerPool(self._workers, max_waiting=self._limits.max_streams, name=f"{self._name}-tts")
             pool.start()
             self._pool = pool
+
+    async def _load_apart(self) -> None:
+        """_load() on a daemon thread: the end of a process waits for those of the loop's executor, minutes if need be.
+
+        A load that is not waited for any more is told so; what it gives all the same is freed.
+        """
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[None] = loop.create_future()
+        before, stop = self._loader, Stop()
+
+        def load() -> None:
+            if before is not None:
+                before.join()
+            self._load_stop = stop
+            error: BaseException | None = None
+            try:
+                self._load()
+            # Whatever it is, start() raises it.
+            except BaseException as raised:  # noqa: BLE001
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                loop.call_soon_threadsafe(_settle, loaded, error)
+
+        def unload() -> None:
+            loader.join()
+            self._unload()
+
+        loader = self._loader = self._begin("load", load)
+        try:
+            await asyncio.wait({loaded})
+        except BaseException:
+            stop.set()
+            self._loader = self._begin("unload", unload)
+            await asyncio.wait({loaded}, timeout=STOP_SECONDS)
+            raise
+        self._loader = None
+        try:
+            loaded.result()
+        except BaseException:
+            self._unload()
+            raise
+
+    def _begin(self, what: str, work: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=work, name=f"{self._name}-{what}", daemon=True)
+        thread.start()
+        return thread
 
     async def stop(self) -> None:
         """Cancel all streams, wait for steps under way, free the models. Idempotent."""
@@ -141,6 +218,10 @@ class PooledEngine(ABC):
 
     def available(self) -> EngineError | None:
         """See Engine: by the number of streams alone."""
+        return self._room()
+
+    def _room(self) -> EngineError | None:
+        """Why no stream can be begun now; None if one can."""
         if self._pool is None:
             return EngineNotReadyError(f"the {self._name} engine is not running")
         if self.open_streams >= self._limits.max_streams:
@@ -153,11 +234,11 @@ class PooledEngine(ABC):
         if pool is None:
             raise EngineNotReadyError(f"the {self._name} engine is not running")
         self.check(request)
-        fault = self.available()
+        fault = self._room()
         if fault is not None:
             raise fault
-        stop = threading.Event()
-        pieces = self._speak(request, self._voice_name(request), stop.is_set)
+        stop = Stop()
+        pieces = self._speak(request, self._voice_name(request), stop)
         metered = self._meter.metered(pieces, request.sample_rate)
         stream = PooledStream(metered, pool, request.sample_rate, request.buffered_seconds, stop.set)
         self._streams[next(self._numbers)] = stream
@@ -172,3 +253,13 @@ def check_voice(voice: str, known: Iterable[str]) -> None:
     """Raises UnknownVoiceError."""
     if voice not in known:
         raise UnknownVoiceError(voice, known)
+
+
+def _settle(loaded: asyncio.Future[None], error: BaseException | None) -> None:
+    if loaded.done():
+        return
+    if error is None:
+        loaded.set_result(None)
+    else:
+        loaded.set_exception(error)
+        loaded.exception()  # nobody may be left to look at it, which is no fault

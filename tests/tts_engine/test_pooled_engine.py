@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from tts_engine import pooled_engine
 from tts_engine.engine import EngineLimits, SpeechRequest
 from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError, SynthesisError, UnknownVoiceError
 from tts_engine.measures import Histogram
-from tts_engine.pooled_engine import PooledEngine
+from tts_engine.pooled_engine import PooledEngine, Stop
 from tts_engine.pooled_stream import Piece, PooledStream
 
 
@@ -31,18 +32,24 @@ class CountingEngine(PooledEngine):
         self.problem: Exception | None = None
         self.failure: Exception = RuntimeError("what the caller said")
         self.loads = self.unloads = 0
-        self.stopped: list[Callable[[], bool]] = []
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        self.told = False
+        self.stopped: list[Stop] = []
         self.borrowed: weakref.WeakSet[Borrowed] = weakref.WeakSet()
 
     def _load(self) -> None:
         self.loads += 1
+        self.began.set()
+        self.go_on.wait(10)
+        self.told = self._load_stop()
         if self.problem is not None:
             raise self.problem
 
     def _unload(self) -> None:
         self.unloads += 1
 
-    def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
+    def _speak(self, request: SpeechRequest, voice: str, stopped: Stop) -> Iterator[Piece]:
         self.stopped.append(stopped)
         thing = Borrowed()
         self.borrowed.add(thing)
@@ -93,6 +100,56 @@ async def test_a_load_that_fails_can_be_repeated() -> None:
     await engine.stop()
     await engine.stop()
     assert (engine.loads, engine.unloads) == (3, 3), "what a failed load has taken is given back"
+
+
+async def test_a_load_that_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread keeps no process alive; it is told; what it gives is freed; the next start waits for it."""
+    monkeypatch.setattr(pooled_engine, "STOP_SECONDS", 0.05)
+    engine = CountingEngine()
+    engine.go_on.clear()
+    starting = asyncio.ensure_future(engine.start())
+    await until(engine.began.is_set)
+    [loader] = [thread for thread in threading.enumerate() if thread.name == "counting-load"]
+    assert loader.daemon
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert loader.is_alive()
+    assert (engine.ready, engine.unloads) == (False, 0)
+    again = asyncio.ensure_future(engine.start())
+    await asyncio.sleep(0.02)
+    assert engine.loads == 1, "two loads at once would take twice the memory"
+    engine.go_on.set()
+    await again
+    assert (engine.loads, engine.unloads, engine.ready) == (2, 1, True)
+    assert not engine.told, "the second is wanted"
+    await engine.stop()
+
+
+async def test_a_load_learns_that_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = CountingEngine()
+    engine.go_on.clear()
+    starting = asyncio.ensure_future(engine.start())
+    await until(engine.began.is_set)
+    starting.cancel()
+    await asyncio.sleep(0)
+    engine.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert engine.told
+    await until(lambda: engine.unloads == 1)
+
+
+def test_a_stop() -> None:
+    stop, done = Stop(), []
+    stop.then(lambda: done.append("first"))
+    assert not stop()
+    assert done == []
+    stop.set()
+    stop.set()
+    assert stop()
+    stop.then(lambda: done.append("late"))
+    assert done == ["first", "late"]
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,17 @@ def find_files(directory: Path, precision: str, part_precision: Mapping[str, str
         lines = "\n".join(f"  - {name}" for name in missing)
         raise BundleError(
             f"the ONNX bundle in {directory} lacks\n{lines}\n"
-            f"{_precisions_there(directory)}`chatterline fetch-model onnx` downloads a whole one ({REPOSITORY})"
+            f"{_precisions_there(directory)}`{fetch_command(precision, part_precision)} --to {directory}` "
+            f"downloads what is missing of {REPOSITORY}"
         )
     voice = directory / DEFAULT_VOICE
     return BundleFiles(graphs, tokenizer, voice if voice.is_file() else None)
+
+
+def fetch_command(precision: str, part_precision: Mapping[str, str] | None = None) -> str:
+    """What an operator types to download the bundle in these precisions."""
+    parts = "".join(f" --part {part}={chosen}" for part, chosen in (part_precision or {}).items())
+    return f"chatterline fetch-model onnx --precision {precision}{parts}"
 
 
 def missing_files(directory: Path, precision: str, part_precision: Mapping[str, str] | None = None) -> list[str]:

@@ -56,35 +56,40 @@ class LanguageModel:
         self._device = "cuda" if model.get_providers()[0] in NVIDIA else "cpu"
         self._read_ahead: bool | None = None
 
-    def prefix(self, features: Array, text: Sequence[int]) -> VoicePrefix:
-        """Read a voice's features ahead, if this model gives the same logits of `text` then (found out once)."""
-        _, cache = self._run(features, self._empty())
+    def prefix(self, features: Array, text: Sequence[int], options: Any = None) -> VoicePrefix:
+        """Read a voice's features ahead, if this model gives the same logits of `text` then (found out once).
+
+        `options`, here and below: RunOptions, by which a run under way can be ended (it raises then).
+        """
+        _, cache = self._run(features, self._empty(), options)
         if self._read_ahead is None:
-            self._read_ahead = self._agrees(features, cache, text)
+            self._read_ahead = self._agrees(features, cache, text, options)
             if not self._read_ahead:
                 logger.warning("this language_model takes no text after a cache: each utterance begins slower")
         return VoicePrefix(features, cache if self._read_ahead else None)
 
-    def begin(self, prefix: VoicePrefix, text: Sequence[int]) -> tuple[npt.NDArray[np.float32], Cache]:
+    def begin(
+        self, prefix: VoicePrefix, text: Sequence[int], options: Any = None
+    ) -> tuple[npt.NDArray[np.float32], Cache]:
         """Ids as the tokenizer gives them (START included), to the first token's logits (V,) and the cache."""
-        embeds = self._embeds(text)
+        embeds = self._embeds(text, options)
         if prefix.cache is not None:
-            return self._run(embeds, prefix.cache)
-        return self._run(np.concatenate([prefix.features, embeds], axis=1), self._empty())
+            return self._run(embeds, prefix.cache, options)
+        return self._run(np.concatenate([prefix.features, embeds], axis=1), self._empty(), options)
 
-    def step(self, token: int, cache: Cache) -> tuple[npt.NDArray[np.float32], Cache]:
+    def step(self, token: int, cache: Cache, options: Any = None) -> tuple[npt.NDArray[np.float32], Cache]:
         """One speech token further: the next one's logits (V,) and the longer cache."""
-        return self._run(self._embeds([token]), cache)
+        return self._run(self._embeds([token], options), cache, options)
 
-    def _embeds(self, ids: Sequence[int]) -> Array:
-        return run(self._embed, {"input_ids": np.asarray([list(ids)], np.int64)})["inputs_embeds"]
+    def _embeds(self, ids: Sequence[int], options: Any = None) -> Array:
+        return run(self._embed, {"input_ids": np.asarray([list(ids)], np.int64)}, options)["inputs_embeds"]
 
     def _empty(self) -> Cache:
         layout = self.layout
         nothing = np.zeros((1, layout.heads, 0, layout.width), layout.dtype)
         return Cache(tuple(onnxruntime.OrtValue.ortvalue_from_numpy(nothing) for _ in layout.past), 0)
 
-    def _run(self, embeds: Array, past: Cache) -> tuple[npt.NDArray[np.float32], Cache]:
+    def _run(self, embeds: Array, past: Cache, options: Any = None) -> tuple[npt.NDArray[np.float32], Cache]:
         positions = past.positions + embeds.shape[1]
         feeds = {
             "inputs_embeds": embeds,
@@ -100,16 +105,18 @@ class LanguageModel:
         binding.bind_output("logits", "cpu")
         for name in self.layout.present:
             binding.bind_output(name, self._device)
-        self._model.run_with_iobinding(binding)
+        self._model.run_with_iobinding(binding, options)
         logits, *present = binding.get_outputs()
         return logits.numpy()[0, -1].astype(np.float32), Cache(tuple(present), positions)
 
-    def _agrees(self, features: Array, cache: Cache, text: Sequence[int]) -> bool:
-        at_once, _ = self.begin(VoicePrefix(features, None), text)
+    def _agrees(self, features: Array, cache: Cache, text: Sequence[int], options: Any) -> bool:
+        at_once, _ = self.begin(VoicePrefix(features, None), text, options)
         try:
-            ahead, _ = self.begin(VoicePrefix(features, cache), text)
+            ahead, _ = self.begin(VoicePrefix(features, cache), text, options)
         # Whatever a graph raises that was not made for it (ONNX Runtime's exceptions have no base of their own).
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if options is not None and options.terminate:
+                raise
             logger.debug("reading ahead failed: %s", error)
             return False
         return relative_difference(ahead, at_once) <= AGREEMENT

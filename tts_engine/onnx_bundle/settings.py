@@ -28,6 +28,8 @@ class OnnxBundleSettings:
     "ONNX Runtime's execution providers, best first; the CPU comes last always. Empty: CUDA if it is there."
     workers: int = 1
     "Utterances worked at at once."
+    max_first_audio_ms: int = 3000
+    "Milliseconds from a text to its first sound, above which no further call is taken; 0: no such limit."
     threads: int = 0
     "Of each of them, on the CPU; 0: the cores divided by `workers`."
     voices: Mapping[str, Path] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class OnnxBundleSettings:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be 1 or more")
+        if self.max_first_audio_ms < 0:
+            raise ValueError(f"max_first_audio_ms is {self.max_first_audio_ms}; it must be 0 (no limit) or more")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 (as many as there are cores) or more")
         if not 1 <= self.prompt_seconds <= FULL_PROMPT_SECONDS:

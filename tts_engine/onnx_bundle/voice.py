@@ -68,13 +68,13 @@ def problems(voice: BundleVoice) -> list[str]:
     return found
 
 
-def encode(encoder: Any, recording: Path) -> BundleVoice:
-    """Enrol a recording with a session of the speech encoder. Raises ClipError, BundleError."""
+def encode(encoder: Any, recording: Path, options: Any = None) -> BundleVoice:
+    """Enrol a recording with a session of the speech encoder (`options`: RunOptions). Raises ClipError, BundleError."""
     clip = read_clip(recording)
     for warning in clip.warnings:
         logger.warning("%s: %s", recording, warning)
     samples = clip.samples[: int(MAX_CLIP_SECONDS * SAMPLE_RATE)]
-    outputs = run(encoder, {"audio_values": samples[None]})
+    outputs = run(encoder, {"audio_values": samples[None]}, options)
     voice = BundleVoice(**{field.name: outputs[field.name] for field in fields(BundleVoice)})
     if found := problems(voice):
         raise BundleError(f"the speech_encoder made no voice of {recording}: {'; '.join(found)}")

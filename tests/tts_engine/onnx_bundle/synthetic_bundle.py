@@ -3,6 +3,7 @@
 - embed_tokens: the last two ids are speech (<|endoftext|> is START), those before them text, as in the released graph.
 - language_model: attention over the cache and itself, causal by position_ids, masked by attention_mask; so a mistake in
   cache, mask or positions changes the logits.
+  STOP comes after some tokens, which the last layer's cache counts.
 - conditional_decoder: 960 samples a token after the prompt, a tone in which each token has an amplitude of its own.
   With `drift` the amplitude is 0.3, and the tone's phase another with each number of tokens.
 - speech_encoder: its outputs are pieces of the recording.
@@ -26,10 +27,13 @@ from benchmarks.synthetic_tokenizer import byte_characters
 from tts_engine.onnx_bundle.files import PARTS, SUFFIXES
 from tts_engine.text.tags import TAGS
 
-LAYERS, HEADS, HEAD_WIDTH, WIDTH = 2, 2, 4, 8
+LAYERS, HEADS, HEAD_WIDTH, WIDTH = 3, 2, 4, 8
 VOCABULARY = 6563
 TEXT_ROWS = 50276
 POSITIONS = 1500
+SPEECH_MARK = 100.0  # added to the first channel of a speech token's embedding, and taken off again
+STOP_TOKEN = 6562
+STOP_AFTER = 25
 FEATURES = 6
 PROMPT_TOKENS = 10
 SAMPLES_PER_TOKEN = 960
@@ -80,10 +84,12 @@ def write_bundle(
     drift: bool = False,
     forgets: bool = False,
     split_read: bool = True,
+    stop_after: int | None = STOP_AFTER,
     seed: int = 0,
 ) -> Path:
     """Write a bundle in that precision and give its directory.
 
+    `stop_after`: so many tokens the language model gives STOP; None: it never does.
     `forgets`: the language model ignores its cache. `split_read` False: it fails where several ids follow a cache.
     """
     folder = directory / "onnx"
@@ -93,7 +99,9 @@ def write_bundle(
     made = {
         "speech_encoder": speech_encoder(),
         "embed_tokens": embed_tokens(random),
-        "language_model": language_model(random, half=half, forgets=forgets, split_read=split_read),
+        "language_model": language_model(
+            random, half=half, forgets=forgets, split_read=split_read, stop_after=stop_after
+        ),
         "conditional_decoder": conditional_decoder(drift=drift),
     }
     for part in PARTS:
@@ -142,13 +150,20 @@ def embed_tokens(random: np.random.Generator) -> Graph:
     is_end = graph("Equal", speech, graph.constant(np.int64(50256)))
     speech = graph("Where", is_end, graph.constant(np.int64(6561)), speech)
     texts = graph("Gather", graph.constant(random.normal(size=(TEXT_ROWS, WIDTH))), text)
-    speeches = graph("Gather", graph.constant(random.normal(size=(VOCABULARY, WIDTH))), speech)
+    table = random.normal(size=(VOCABULARY, WIDTH))
+    table[:, 0] += SPEECH_MARK
+    speeches = graph("Gather", graph.constant(table), speech)
     graph("Concat", texts, speeches, axis=1, name="inputs_embeds")
     return graph
 
 
 def language_model(
-    random: np.random.Generator, *, half: bool = False, forgets: bool = False, split_read: bool = True
+    random: np.random.Generator,
+    *,
+    half: bool = False,
+    forgets: bool = False,
+    split_read: bool = True,
+    stop_after: int | None = STOP_AFTER,
 ) -> Graph:
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     past = ["batch_size", HEADS, "past_sequence_length", HEAD_WIDTH]
@@ -176,7 +191,12 @@ def language_model(
         return graph("Transpose", split, perm=[0, 2, 1, 3])
 
     positions = graph("Gather", graph.constant(random.normal(size=(POSITIONS, WIDTH)) / 2), "position_ids")
-    x = graph("Add", "inputs_embeds", positions)
+    first = np.zeros(WIDTH, np.float32)
+    first[0] = 1
+    marks = graph("Mul", "inputs_embeds", graph.constant(first))
+    marks = graph("Cast", graph("Greater", marks, graph.constant(SPEECH_MARK / 2)), to=TensorProto.FLOAT)
+    unmarked = graph("Sub", "inputs_embeds", graph("Mul", marks, graph.constant(SPEECH_MARK)))
+    x = graph("Add", unmarked, positions)
     if not split_read:
         # An index that is 0 unless there are a cache and several new ids: beyond that the table has nothing.
         cached, new = graph("Shape", "past_key_values.0.key", start=2, end=3), graph("Shape", "position_ids", start=1)
@@ -191,7 +211,14 @@ def language_model(
     unmasked = graph("Unsqueeze", "attention_mask", graph.constant(np.array([1, 2], np.int64)))
     hidden = graph("Or", later, graph("Equal", unmasked, zero))
     bias = graph("Where", hidden, graph.constant(np.float32(-1e4)), graph.constant(np.float32(0)))
-    for layer in range(LAYERS):
+    # The last layer's keys only count: the sum of those cached is how many speech tokens came, and STARTs, two of them.
+    counted = graph("Concat", f"past_key_values.{LAYERS - 1}.key", graph("Cast", by_head(marks), to=kind), axis=2)
+    graph("Identity", counted, name=f"present.{LAYERS - 1}.key")
+    grown = graph("Cast", by_head(marks), to=kind)
+    grown = graph("Concat", f"past_key_values.{LAYERS - 1}.value", grown, axis=2)
+    graph("Identity", grown, name=f"present.{LAYERS - 1}.value")
+    count = graph("ReduceSum", graph("Cast", counted, to=TensorProto.FLOAT), keepdims=0)
+    for layer in range(LAYERS - 1):
         queries, keys, values = (by_head(graph("MatMul", x, matrix(WIDTH, WIDTH))) for _ in range(3))
         attended = []
         for part, own in (("key", keys), ("value", values)):
@@ -206,7 +233,12 @@ def language_model(
         mixed = graph("Transpose", graph("MatMul", weights, attended[1]), perm=[0, 2, 1, 3])
         merged = graph("Reshape", mixed, graph.constant(np.array([0, 0, WIDTH], np.int64)))
         x = graph("Add", x, graph("Tanh", graph("MatMul", merged, matrix(WIDTH, WIDTH))))
-    graph("MatMul", x, graph.constant(random.normal(size=(WIDTH, VOCABULARY))), name="logits")
+    logits = graph("MatMul", x, graph.constant(random.normal(size=(WIDTH, VOCABULARY))))
+    stop = np.zeros(VOCABULARY, np.float32)
+    stop[STOP_TOKEN] = 40
+    enough = graph.constant(np.float32(1e9 if stop_after is None else stop_after + 1.5))
+    sign = graph("Where", graph("Greater", count, enough), graph.constant(1.0), graph.constant(-1.0))
+    graph("Add", logits, graph("Mul", graph.constant(stop), sign), name="logits")
     return graph
 
 
