@@ -1,8 +1,8 @@
-"""The command line's `engine`: build, list, check and export TensorRT engines of a Chatterbox model."""
+"""The command line's `engine`: build, list, check, prune and export TensorRT engines of a Chatterbox model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from tts_engine.errors import EngineError
 if TYPE_CHECKING:
     from tts_engine.tensorrt.flavour import Capability, Flavour
     from tts_engine.tensorrt.manifest import Manifest
-    from tts_engine.tensorrt.plan_store import PlanStore
+    from tts_engine.tensorrt.plan_store import PlanStore, Stored
 
 app = typer.Typer(
     name="engine",
@@ -98,7 +98,7 @@ def build_command(
         aimed = _target(target, gpu)
         found = find_flavour(flavour, gpu)
         found.check_target(aimed, gpu, hardware_compatible=hardware_compatible)
-        model = weights or settings.tts.chatterbox.model
+        model = weights or _configured(settings)
         directory = _weights(model)
         options = Options(
             target=aimed,
@@ -129,15 +129,22 @@ def list_command(out: OutOption = None, weights: WeightsOption = None, config: C
         if not stored:
             typer.echo(f"no engines in {store.directory}: `chatterline engine build` makes them")
             return
-        digest = _digest_if_here(weights or settings.tts.chatterbox.model)
+        digest = _digest(weights, settings)
+        outdated = False
         for entry in stored:
             if entry.manifest is None:
                 typer.echo(f"{entry.folder.name}: unusable: {entry.problem}")
                 continue
             typer.echo(described(entry.manifest))
-            typer.echo(f"  {_fitness(entry.manifest, entry.folder, digest)}")
+            fitness, stale = _fitness(entry.manifest, entry.folder, digest)
+            outdated |= stale
+            typer.echo(f"  {fitness}")
+            if absent := _absent(entry.manifest):
+                typer.echo(f"  incomplete: no engine for {', '.join(absent)}")
             for plan in entry.manifest.plans.values():
                 typer.echo(f"  {described_plan(plan)}")
+        if outdated:
+            typer.echo("`chatterline engine prune` removes what is outdated")
 
 
 @app.command("check")
@@ -147,23 +154,57 @@ def check_command(
     weights: WeightsOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Read every plan and compare it with its manifest, the weights, the GPU and TensorRT; exit code 1 if any fails."""
+    """Read every plan and compare it with its manifest, the weights, the GPU and TensorRT.
+
+    Exit code 1 if a plan is damaged or missing, or no set of engines fits what is here.
+    """
     settings = read_config(config)
     with _told():
         from tts_engine.tensorrt.plan_store import PlanStore  # noqa: PLC0415 - torch
 
         store = PlanStore(_out(out, settings))
-        model = weights or settings.tts.chatterbox.model
-        directory = _weights(model)
+        directory = _weights(weights or _configured(settings))
         if run:
             good = _run_checks(store.directory, directory)
             raise typer.Exit(0 if good else 1)
         stored = store.list()
         if not stored:
             raise EngineError(f"there are no engines in {store.directory}: `chatterline engine build` makes them")
-        digest = _digest_if_here(str(directory))
-        faults = [fault for entry in stored for fault in _checked(store, entry.folder.name, digest)]
-    raise typer.Exit(1 if faults else 0)
+        good = _check_all(store, stored, str(directory))
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command("prune")
+def prune_command(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    out: OutOption = None,
+    weights: WeightsOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Remove engines of other weights, or of another version of TensorRT or Chatterline, than are here.
+
+    Engines for other GPUs and precisions stay, and so do those of a TensorRT that is not installed here.
+    """
+    settings = read_config(config)
+    with _told():
+        from tts_engine.tensorrt.manifest import weights_digest  # noqa: PLC0415 - torch
+        from tts_engine.tensorrt.plan_store import PlanStore  # noqa: PLC0415
+
+        store = PlanStore(_out(out, settings))
+        if not store.list():
+            typer.echo(f"no engines in {store.directory}")
+            return
+        digest = weights_digest(_weights(weights or _configured(settings)))
+        with store.locked():
+            for entry in store.list():
+                if entry.manifest is None:
+                    typer.echo(f"{entry.folder.name}: stays, remove it by hand: {entry.problem}")
+                elif (why := _outdated(entry.manifest, entry.folder, digest)) is not None:
+                    if not dry_run:
+                        store.remove(entry.folder.name)
+                    typer.echo(f"{entry.folder.name}: {'would be removed' if dry_run else 'removed'}: {why}")
+                else:
+                    typer.echo(f"{entry.folder.name}: stays")
 
 
 @app.command("export")
@@ -180,7 +221,7 @@ def export_command(
         from tts_engine.tensorrt.build_all import STAGES, check_stages, export_all  # noqa: PLC0415 - torch
 
         check_stages(stage or ())
-        directory = _weights(weights or settings.tts.chatterbox.model)
+        directory = _weights(weights or _configured(settings))
         with Progress(stage or STAGES) as progress:
             paths = export_all(directory, out, stage or STAGES, precision.value, progress.report)
     for path in paths:
@@ -214,6 +255,12 @@ def _target(name: str | None, gpu: Capability | None) -> Capability:
     return gpu
 
 
+def _configured(settings: Config) -> str:
+    """The model of the engine that the configuration names."""
+    given = settings.tts.chatterbox
+    return given.nano_model if settings.tts.engine == "chatterbox-nano" else given.model
+
+
 def _weights(model: str) -> Path:
     from tts_engine.chatterbox.checkpoint import CheckpointError, missing_files  # noqa: PLC0415
     from tts_engine.chatterbox.hub import find_model  # noqa: PLC0415
@@ -230,12 +277,14 @@ def _out(out: Path | None, settings: Config) -> Path:
     return out.expanduser() if out is not None else engines_directory(settings.tts)
 
 
-def _digest_if_here(model: str) -> str | None:
-    """None if there are no weights to compare with."""
+def _digest(weights: str | None, settings: Config) -> str | None:
+    """None if the configured model is not here to compare with; one that was named must be."""
     from tts_engine.tensorrt.manifest import weights_digest  # noqa: PLC0415 - torch
 
+    if weights is not None:
+        return weights_digest(_weights(weights))
     try:
-        return weights_digest(_weights(model))
+        return weights_digest(_weights(_configured(settings)))
     except EngineError:
         return None
 
@@ -248,37 +297,82 @@ def _fit(manifest: Manifest, folder: Path, digest: str | None, *, gpu: Capabilit
     manifest.check_fit(folder, weights=digest or manifest.weights, flavour=installed, gpu=gpu)
 
 
-def _fitness(manifest: Manifest, folder: Path, digest: str | None) -> str:
+def _outdated(manifest: Manifest, folder: Path, digest: str | None) -> str | None:
+    """Why no GPU could run these engines with the weights and the TensorRT at hand; None if one could, or if their
+    TensorRT is not installed, so that it is not known.
+    """
+    from tts_engine.tensorrt.faults import NotInstalledError, PlanError  # noqa: PLC0415 - torch
+
+    try:
+        _fit(manifest, folder, digest, gpu=None)
+    except NotInstalledError:
+        return None
+    except PlanError as fault:
+        return str(fault)
+    return None
+
+
+def _absent(manifest: Manifest) -> list[str]:
+    from tts_engine.tensorrt.build_all import STAGES  # noqa: PLC0415 - torch
+
+    return [stage for stage in STAGES if stage not in manifest.plans]
+
+
+def _fitness(manifest: Manifest, folder: Path, digest: str | None) -> tuple[str, bool]:
+    """In words, and whether they are outdated."""
     from tts_engine.tensorrt.flavour import present_gpu  # noqa: PLC0415 - torch
 
+    if (why := _outdated(manifest, folder, digest)) is not None:
+        return f"outdated: {why}", True
     gpu = present_gpu()
     try:
         _fit(manifest, folder, digest, gpu=gpu)
     except EngineError as fault:
-        return f"does not fit: {fault}"
+        return f"does not fit: {fault}", False
     known = ["the weights"] * (digest is not None) + ["the TensorRT"] + ["the GPU"] * (gpu is not None)
-    return f"fits {' and '.join((', '.join(known[:-1]), known[-1])) if known[1:] else known[0]} at hand"
+    return f"fits {' and '.join((', '.join(known[:-1]), known[-1])) if known[1:] else known[0]} at hand", False
 
 
-def _checked(store: PlanStore, folder: str, digest: str | None) -> Iterator[str]:
-    """Say what each plan of a directory is; gives the faults."""
-    path = store.directory / folder
-    try:
-        manifest = store.manifest(folder)
-        _fit(manifest, path, digest, gpu=None)
-    except EngineError as fault:
-        typer.secho(f"{folder}: {fault}", err=True, fg=typer.colors.RED)
-        yield str(fault)
-        return
-    for stage in manifest.plans:
+def _check_all(store: PlanStore, stored: Sequence[Stored], weights: str) -> bool:
+    """Say what each set of engines is. Whether one fits what is here and nothing is damaged or missing."""
+    from tts_engine.tensorrt.flavour import present_gpu  # noqa: PLC0415 - torch
+    from tts_engine.tensorrt.manifest import weights_digest  # noqa: PLC0415
+
+    digest, gpu, good, fitting = weights_digest(Path(weights)), present_gpu(), True, 0
+    if gpu is None:
+        typer.echo("there is no GPU here: for which GPU the engines are was not compared")
+    for entry in stored:
+        if entry.manifest is None:
+            _red(f"{entry.folder.name}: {entry.problem}")
+            good = False
+            continue
         try:
-            plan = manifest.plan(stage, path)
-            store.read(folder, plan)
-        except EngineError as fault:
-            typer.secho(f"{folder} {stage}: {fault}", err=True, fg=typer.colors.RED)
-            yield str(fault)
-        else:
-            typer.echo(f"{folder} {stage}: whole, {plan.bytes / 1e6:.0f} MB")
+            _fit(entry.manifest, entry.folder, digest, gpu=gpu)
+        except EngineError as fault:  # it stays beside those that fit, and is not taken
+            typer.secho(f"{entry.folder.name}: not for here: {fault}", err=True, fg=typer.colors.YELLOW)
+            continue
+        fitting += 1
+        for stage in (*entry.manifest.plans, *_absent(entry.manifest)):
+            good &= _checked(store, entry.manifest, stage)
+    if not fitting:
+        _red(f"none of the engines in {store.directory} fits what is here: `chatterline engine build` makes some")
+    return good and fitting > 0
+
+
+def _checked(store: PlanStore, manifest: Manifest, stage: str) -> bool:
+    """Say what a plan is; False if something is wrong with it."""
+    try:
+        plan = manifest.plan(stage, store.directory / manifest.folder)
+        store.read(manifest.folder, plan)
+    except EngineError as fault:
+        _red(f"{manifest.folder} {stage}: {fault}")
+        return False
+    typer.echo(f"{manifest.folder} {stage}: whole, {plan.bytes / 1e6:.0f} MB")
+    return True
+
+
+def _red(line: str) -> None:
+    typer.secho(line, err=True, fg=typer.colors.RED)
 
 
 def _run_checks(engines: Path, weights: Path) -> bool:

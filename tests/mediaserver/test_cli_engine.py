@@ -23,7 +23,7 @@ from tts_engine.tensorrt.build_all import STAGES
 from tts_engine.tensorrt.plan_store import PlanStore
 from tts_engine.tensorrt.ports import Stage
 
-FOLDER = "sm86-fp16-tensorrt-rtx"
+SET = "sm86-fp16-tensorrt-rtx"
 
 
 @pytest.fixture
@@ -68,6 +68,12 @@ def tiny_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_all, "MAKERS", {name: stage(name) for name in STAGES})
     monkeypatch.setattr(build_all, "make_onnx", make_onnx)
     monkeypatch.setattr(build_all, "load", lambda directory: None)
+
+
+def folder(out: Path, kind: str = SET) -> Path:
+    """Of the one set of that kind."""
+    (found,) = out.glob(kind + "-*")
+    return found
 
 
 def engine(*arguments: str | Path) -> Result:
@@ -118,7 +124,10 @@ class TestBuild:
         assert len({len(line) for line in lines[3:6]}) == 1, "columns are aligned"
         assert "\r" not in result.stdout
         assert "\x1b" not in result.stdout
-        assert set(PlanStore(tmp_path / "out").manifest(FOLDER).plans) == {"vocoder", "estimator"}
+        assert set(PlanStore(tmp_path / "out").manifest(folder(tmp_path / "out").name).plans) == {
+            "vocoder",
+            "estimator",
+        }
 
     def test_again_it_was_there(self, weights: Path, tmp_path: Path) -> None:
         build(weights, tmp_path / "out")
@@ -127,11 +136,11 @@ class TestBuild:
 
     def test_bf16(self, weights: Path, tmp_path: Path) -> None:
         assert build(weights, tmp_path / "out", "--precision", "bf16", stages=("vocoder",)).exit_code == 0
-        assert (tmp_path / "out" / "sm86-bf16-tensorrt-rtx" / "vocoder.plan").is_file()
+        assert (folder(tmp_path / "out", "sm86-bf16-tensorrt-rtx") / "vocoder.plan").is_file()
 
     def test_all_stages_without_a_choice(self, weights: Path, tmp_path: Path) -> None:
         assert build(weights, tmp_path / "out", stages=()).exit_code == 0
-        assert set(PlanStore(tmp_path / "out").manifest(FOLDER).plans) == set(STAGES)
+        assert set(PlanStore(tmp_path / "out").manifest(folder(tmp_path / "out").name).plans) == set(STAGES)
 
     def test_lies_where_the_service_keeps_its_state(
         self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +148,7 @@ class TestBuild:
         monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
         result = engine("build", "--target", "8.6", "--weights", weights, "--stage", "vocoder")
         assert result.exit_code == 0, result.output
-        assert (tmp_path / "state" / "engines" / FOLDER / "vocoder.plan").is_file()
+        assert (folder(tmp_path / "state" / "engines") / "vocoder.plan").is_file()
 
     def test_the_gpu_that_is_here_is_the_target(
         self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,7 +160,7 @@ class TestBuild:
         monkeypatch.setattr(flavour.importlib, "import_module", lambda name: fake_tensorrt())
         result = engine("build", "--weights", weights, "--out", tmp_path / "out", "--stage", "vocoder")
         assert result.exit_code == 0, result.output
-        assert (tmp_path / "out" / "sm86-fp16-tensorrt" / "vocoder.plan").is_file()
+        assert (folder(tmp_path / "out", "sm86-fp16-tensorrt") / "vocoder.plan").is_file()
 
 
 @pytest.mark.usefixtures("tiny_stages")
@@ -222,7 +231,7 @@ class TestListAndCheck:
     @pytest.fixture
     def out(self, weights: Path, tmp_path: Path, built_once: Path) -> Path:
         if not built_once.exists():
-            assert build(weights, built_once).exit_code == 0
+            assert build(weights, built_once, stages=()).exit_code == 0
         return shutil.copytree(built_once, tmp_path / "out")
 
     def test_nothing_there(self, weights: Path, tmp_path: Path) -> None:
@@ -233,48 +242,109 @@ class TestListAndCheck:
         result = engine("list", "--out", out, "--weights", weights)
         assert result.exit_code == 0
         head, fit, *plans = result.stdout.splitlines()
-        assert head.startswith(f"{FOLDER}: ")
+        assert head.startswith(f"{folder(out).name}: ")
         assert "/weights for sm86, tensorrt-rtx 1." in head
         assert fit == "  fits the weights and the TensorRT at hand"
-        assert [line.split(":")[0] for line in plans] == ["  vocoder", "  estimator"]
+        assert [line.strip().split(":")[0] for line in plans] == list(STAGES)
         assert plans[0].endswith("(short: rows up to 8, frames up to 16; long: rows up to 2, frames up to 64)")
 
     def test_without_weights_the_rest_is_compared(self, out: Path, tmp_path: Path) -> None:
-        assert "fits the TensorRT at hand" in engine("list", "--out", out, "--weights", tmp_path / "none").stdout
+        config = tmp_path / "chatterline.toml"
+        config.write_text(f'[tts.chatterbox]\nmodel = "{tmp_path}/none"\n')
+        assert "fits the TensorRT at hand" in engine("list", "--out", out, "--config", config).stdout
+
+    @pytest.mark.parametrize("command", ["list", "check", "prune"])
+    def test_weights_that_were_named_must_be_there(self, out: Path, tmp_path: Path, command: str) -> None:
+        refused(engine(command, "--out", out, "--weights", tmp_path / "none"), "is not here")
+
+    def test_the_model_is_that_of_the_configured_engine(self, weights: Path, out: Path, tmp_path: Path) -> None:
+        config = tmp_path / "chatterline.toml"
+        models = f'[tts.chatterbox]\nmodel = "{tmp_path}/none"\nnano_model = "{weights}"\n'
+        config.write_text(f'[tts]\nengine = "chatterbox-nano"\n{models}')
+        assert engine("check", "--out", out, "--config", config).exit_code == 0
+        config.write_text(f'[tts]\nengine = "chatterbox"\n{models}')
+        refused(engine("check", "--out", out, "--config", config), f"the model {tmp_path}/none is not here")
 
     def test_weights_that_changed(self, weights: Path, out: Path) -> None:
         save_file({"w": torch.randn(200, 100)}, weights / S3GEN_FILE)
-        assert "does not fit: " in engine("list", "--out", out, "--weights", weights).stdout
+        listed = engine("list", "--out", out, "--weights", weights).stdout
+        assert "outdated: " in listed
+        assert listed.endswith("`chatterline engine prune` removes what is outdated\n")
         result = engine("check", "--out", out, "--weights", weights)
         assert result.exit_code == 1
         assert "those at hand differ, or have changed since" in result.stderr
+        assert "none of the engines in" in result.stderr
+
+    def test_outdated_ones_stay_beside_those_that_fit(self, weights: Path, out: Path) -> None:
+        old = folder(out)
+        save_file({"w": torch.randn(200, 100)}, weights / S3GEN_FILE)
+        assert build(weights, out, stages=()).exit_code == 0
+        result = engine("check", "--out", out, "--weights", weights)
+        assert result.exit_code == 0, result.output
+        assert f"{old.name}: not for here: " in result.stderr
+        kept = engine("prune", "--dry-run", "--out", out, "--weights", weights).stdout
+        assert f"{old.name}: would be removed: " in kept
+        assert old.exists()
+        assert f"{old.name}: removed: " in engine("prune", "--out", out, "--weights", weights).stdout
+        assert not old.exists()
+        assert engine("check", "--out", out, "--weights", weights).exit_code == 0
+
+    def test_prune_keeps_what_it_cannot_judge(self, weights: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (out / "sm89-fp16-tensorrt-rtx-00000000").mkdir()
+        (out / "sm89-fp16-tensorrt-rtx-00000000" / "manifest.json").write_text("{")
+        monkeypatch.setattr(flavour, "_is_there", lambda name: False)
+        save_file({"w": torch.randn(200, 100)}, weights / S3GEN_FILE)
+        lines = engine("prune", "--out", out, "--weights", weights).stdout.splitlines()
+        assert lines[0] == f"{folder(out).name}: stays"
+        assert "00000000: stays, remove it by hand: " in lines[1]
 
     def test_another_gpu(self, weights: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
         assert "for sm86; the GPU here is sm90" in engine("list", "--out", out, "--weights", weights).stdout
+        result = engine("check", "--out", out, "--weights", weights)
+        assert result.exit_code == 1
+        assert "not for here: the engines in" in result.stderr
+        assert "are for sm86; the GPU here is sm90" in result.stderr
+        assert "none of the engines in" in result.stderr
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+        result = engine("check", "--out", out, "--weights", weights)
+        assert result.exit_code == 0
+        assert "no GPU here" not in result.stdout
 
     def test_a_broken_set_among_whole_ones(self, weights: Path, out: Path) -> None:
-        shutil.copytree(out / FOLDER, out / "sm89-fp16-tensorrt-rtx")
+        copy = "sm89-fp16-tensorrt-rtx-00000000"
+        shutil.copytree(folder(out), out / copy)
         result = engine("list", "--out", out, "--weights", weights)
-        assert "sm89-fp16-tensorrt-rtx: unusable: " in result.stdout
-        assert FOLDER in result.stdout
+        assert f"{copy}: unusable: " in result.stdout
+        assert folder(out).name in result.stdout
         assert engine("check", "--out", out, "--weights", weights).exit_code == 1
 
     def test_whole(self, weights: Path, out: Path) -> None:
         result = engine("check", "--out", out, "--weights", weights)
         assert result.exit_code == 0, result.output
-        assert [line.rpartition(",")[0] for line in result.stdout.splitlines()] == [
-            f"{FOLDER} vocoder: whole",
-            f"{FOLDER} estimator: whole",
-        ]
+        head, *lines = result.stdout.splitlines()
+        assert head == "there is no GPU here: for which GPU the engines are was not compared"
+        name = folder(out).name
+        assert [line.rpartition(",")[0] for line in lines] == [f"{name} {stage}: whole" for stage in STAGES]
+
+    def test_incomplete(self, weights: Path, tmp_path: Path) -> None:
+        out = tmp_path / "some"
+        build(weights, out, stages=("vocoder",))
+        assert "incomplete: no engine for t3_prefill, t3_step, flow_encoder, estimator" in (
+            engine("list", "--out", out, "--weights", weights).stdout
+        )
+        result = engine("check", "--out", out, "--weights", weights)
+        assert result.exit_code == 1
+        assert "t3_step: there is no engine for t3_step in" in result.stderr
+        assert "vocoder: whole" in result.stdout
 
     def test_truncated(self, weights: Path, out: Path) -> None:
-        os.truncate(out / FOLDER / "vocoder.plan", 1000)
+        os.truncate(folder(out) / "vocoder.plan", 1000)
         result = engine("check", "--out", out, "--weights", weights)
         assert result.exit_code == 1
         assert "vocoder.plan is truncated: 1000 bytes of" in result.stderr
-        assert f"{FOLDER} estimator: whole" in result.stdout
+        assert f"{folder(out).name} estimator: whole" in result.stdout
 
     def test_run_needs_the_gpu(self, weights: Path, out: Path) -> None:
         refused(engine("check", "--run", "--out", out, "--weights", weights), "--run needs the GPU")
@@ -282,7 +352,7 @@ class TestListAndCheck:
     def test_run_says_why_nothing_fits(self, weights: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        refused(engine("check", "--run", "--out", out, "--weights", weights), "no engine for sm90")
+        refused(engine("check", "--run", "--out", out, "--weights", weights), "sm90")
 
 
 @pytest.mark.usefixtures("tiny_stages")

@@ -8,7 +8,6 @@ chunk decoded again meets the same noise; on a CPU and on a GPU the same to floa
 
 from __future__ import annotations
 
-import importlib.util
 import math
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.packing import row_of
+from tts_engine.chatterbox.step_attention import fused_fault
 
 
 class Draws:
@@ -85,7 +85,7 @@ def packed_noise(
     int32: the row's prompt tokens; first_token (R,) int32: the sequence's token that its new ones begin with.
     Position 2 starts[r] + f is frame f of row r. One pass over memory on CUDA.
     """
-    if starts.is_cuda and importlib.util.find_spec("triton") is not None:
+    if starts.is_cuda and fused_fault() is None:
         from tts_engine.chatterbox.kernels import noise  # noqa: PLC0415  only where there is Triton
 
         return noise.packed_noise(prompt_keys, flow_keys, starts, prompt, first_token, size)

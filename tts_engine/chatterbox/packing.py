@@ -7,6 +7,8 @@ device, without a look at its values on the host, so a captured CUDA graph serve
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +26,12 @@ class BatchShape:
     "That hold anything, at most, and are the first ones: what a padded batch has. Packed ones do not care."
     longest: int
     "Positions of a row, at most."
+
+
+def bucket_of(size: int, buckets: Sequence[int]) -> int | None:
+    """The smallest bucket that holds `size`, of ascending ones; None if it is beyond the largest."""
+    at = bisect_left(buckets, size)
+    return buckets[at] if at < len(buckets) else None
 
 
 def row_of(starts: Tensor, size: int) -> Tensor:

@@ -5,7 +5,6 @@ For a CPU, and for a GPU on which the fused kernels do not work. It waits for th
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
 
 import torch
@@ -15,6 +14,7 @@ from tts_engine.chatterbox import counter
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, MEL_BINS, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.flow import Flow
 from tts_engine.chatterbox.packing import BatchShape
+from tts_engine.chatterbox.step_attention import fused_fault
 from tts_engine.chatterbox.vocoder import Vocoder
 from tts_engine.chatterbox.voice import Voice
 
@@ -111,7 +111,7 @@ def source_noise(keys: Tensor, first_frame: Tensor, frames: int) -> Tensor:
 
     keys (R,) int64: counter keys of SOURCE; first_frame (R,) int32, counted in the row's sequence.
     """
-    if keys.is_cuda and importlib.util.find_spec("triton") is not None:
+    if keys.is_cuda and fused_fault() is None:
         from tts_engine.chatterbox.kernels import noise  # noqa: PLC0415  only where there is Triton
 
         return noise.source_noise(keys, first_frame, frames)

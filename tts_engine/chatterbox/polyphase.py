@@ -10,7 +10,6 @@ that could not add up to half a step of 16 bits are cut off. At 8 kHz 525 taps a
 from __future__ import annotations
 
 import functools
-import importlib.util
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tts_engine.chatterbox.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from tts_engine.chatterbox.packing import row_of
+from tts_engine.chatterbox.step_attention import fused_fault
 from tts_engine.resample import FULL_SCALE, Resampler
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Polyphase:
         row's new speech was NaN or infinite. Updates state.tail.
         """
         new = _New.of(wave, w, state, before)
-        if wave.is_cuda and importlib.util.find_spec("triton") is not None:
+        if wave.is_cuda and fused_fault() is None:
             from tts_engine.chatterbox.kernels import fir  # noqa: PLC0415  only where there is Triton
 
             pcm = fir.polyphase(wave, w, state.tail, before, out_before, out_starts, size, self)

@@ -14,7 +14,7 @@ from tts_engine.errors import EngineError
 from tts_engine.serving.device import make_exact
 from tts_engine.serving.serving_measures import ServingMeasures
 from tts_engine.serving.settings import WorkerSettings
-from tts_engine.tensorrt.engines import Engines, find_engines, load_engines
+from tts_engine.tensorrt.engines import Engines, NoEnginesError, UnfitError, find_engines, in_a_line, load_engines
 from tts_engine.tensorrt.faults import TensorRtError
 from tts_engine.tensorrt.manifest import HALVES, weights_digest
 from tts_engine.tensorrt.profiles import MOST_VOICES
@@ -86,7 +86,9 @@ def choose_backends(settings: WorkerSettings, directory: Path, device: torch.dev
         logger.warning("no CUDA graphs and no fused kernels, so a good deal slower: %s", graphs_fault)
     unused = {unit: choice.reason for unit, choice in choices.items() if choice.backend != "tensorrt"}
     engines = engines.without(unused)  # their memory is free again
-    automatic = engines.half if engines.sessions and engines.half is not None else torch.bfloat16
+    # T3's engines and its cache share a precision; the others' ports are float32.
+    by_t3 = choices["t3"].backend == "tensorrt"
+    automatic = engines.half if by_t3 and engines.half is not None else torch.bfloat16
     dtype = automatic if precision == "auto" else DTYPES[precision]
     return Backends(choices, engines, dtype, fused=graphs_fault is None and asked != "eager")
 
@@ -103,13 +105,20 @@ def _engines(settings: WorkerSettings, directory: Path, device: torch.device) ->
         found = find_engines(
             engine.engines_dir, lambda: weights_digest(directory), torch.cuda.get_device_capability(device), wanted
         )
+    except NoEnginesError as fault:
+        return Engines.none(str(fault))
     except TensorRtError as fault:
-        there_are_some = engine.engines_dir.is_dir() and any(engine.engines_dir.glob("*/manifest.json"))
-        if there_are_some:
-            logger.warning("TensorRT engines are not used: %s", fault)
-        return Engines.none(str(fault), *(["unfit"] if there_are_some else []))
+        logger.warning("TensorRT engines are not used: %s", fault)
+        return Engines.none(str(fault), fault.word if isinstance(fault, UnfitError) else "unfit")
+    except Exception as fault:
+        logger.warning("TensorRT engines are not used: %s", in_a_line(fault), exc_info=True)
+        return Engines.none(in_a_line(fault), "unusable")
     units = tuple(unit for unit in UNITS if not (unit == "t3" and engine.voices > MOST_VOICES))
-    engines = load_engines(found, device, units)
+    try:
+        engines = load_engines(found, device, units)
+    except Exception as fault:
+        logger.warning("TensorRT engines are not used: %s", in_a_line(fault), exc_info=True)
+        return Engines.none(in_a_line(fault), "unusable")
     for unit in UNITS:
         if unit in units and (why := engines.offers[unit].fault):
             logger.warning("TensorRT engines of %s are not used: %s", unit, why)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from tts_engine.chatterbox.watermark import Watermarker
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.errors import EngineError, UnknownVoiceError
 from tts_engine.measures import Measure
-from tts_engine.serving import speech_shapes, step_shapes
+from tts_engine.serving import speech_shapes
 from tts_engine.serving.admission import Load
 from tts_engine.serving.backends import Backends, choose_backends
 from tts_engine.serving.device import use_device
@@ -38,10 +40,13 @@ from tts_engine.serving.synthesiser import Synthesiser
 from tts_engine.serving.t3_runner import T3Runner
 from tts_engine.serving.utterance import MOST_TEXT_TOKENS
 from tts_engine.serving.voice_bank import NoBuiltInVoiceError, VoiceBank
+from tts_engine.tensorrt import step_shapes
 from tts_engine.tensorrt.engine_flow import EngineFlow
 from tts_engine.tensorrt.engine_t3 import EnginePasses
 from tts_engine.tensorrt.engine_vocoder import EngineVocoder
+from tts_engine.tensorrt.engines import in_a_line
 from tts_engine.tensorrt.faults import TensorRtError
+from tts_engine.tensorrt.profiles import MOST_PAGES
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,14 @@ CHUNK_ROWS = 64
 CHUNK_TOKENS = 11520
 WINDOW_FRAMES = 6144
 "Of a batch of S3Gen, at most."
+
+
+MEMORY_S = 1.0
+"Between two looks at the GPU's memory."
+
+
+class EnginesLostError(EngineError):
+    """TensorRT's engines failed, and have left the GPU useless for this process: another can do without them."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +110,48 @@ def _load(settings: WorkerSettings, send: Callable[[Report], None]) -> Loaded:
         raise EngineError(not_here(settings.engine.model))
     device = device_of(settings.device)
     use_device(device)
-    backends = choose_backends(settings, directory, device)
+    backends = choose_backends(settings, directory, device, settings.engines_failed)
     try:
         return _load_with(backends, settings, send, directory)
-    except (TensorRtError, torch.OutOfMemoryError) as fault:
-        if settings.engine.backend != "auto" or not backends.engines.sessions:
+    except (TensorRtError, RuntimeError) as fault:  # RuntimeError: a GPU's, out of memory among them
+        if settings.engine.backend != "auto" or not backends.engines.tried:
             raise
-        failed = str(fault).partition("\n")[0]
+        failed = in_a_line(fault)
     # Out of the handler, which would keep alive what was loaded.
     logger.warning("TensorRT engines are given up: %s", failed)
+    backends.engines.keep_kernels()
     del backends
+    try:
+        _free(device)
+        return _load_with(choose_backends(settings, directory, device, failed), settings, send, directory)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as again:
+        # A fault on the device is final for the process that met it.
+        raise EnginesLostError(
+            f"TensorRT engines failed ({failed}) and have left {device} useless for this process: {in_a_line(again)}"
+        ) from again
+
+
+def _free(device: torch.device) -> None:
+    """What nothing refers to any more. RuntimeError if the device has failed."""
     gc.collect()
-    torch.cuda.empty_cache()
-    return _load_with(choose_backends(settings, directory, device, failed), settings, send, directory)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _engine_faults(backends: Backends) -> Iterator[None]:
+    """What goes wrong here is told as the engines' fault, where some are in use: without them it may go well."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError) as fault:  # CUDA's, and what bindings raise
+        if not backends.engines.sessions:
+            raise
+        raise TensorRtError(f"TensorRT engines: {in_a_line(fault)}") from fault
 
 
 def _load_with(backends: Backends, settings: WorkerSettings, send: Callable[[Report], None], directory: Path) -> Loaded:
@@ -117,17 +159,21 @@ def _load_with(backends: Backends, settings: WorkerSettings, send: Callable[[Rep
     dtype = backends.dtype
     watermarker = Watermarker() if engine.watermark else None
     model = load_model(directory, device=device, dtype=dtype)
-    limits = _limits(settings, model)
+    limits = _limits(settings, model, backends)
     scheduler, measures = Scheduler(limits), ServingMeasures(str(device))
     backends.measure(measures)
-    t3 = _t3_runner(settings, model, limits, backends)
-    speech = _speech_runner(settings, model, backends)
+    with _engine_faults(backends):
+        t3 = _t3_runner(settings, model, limits, backends)
+        speech = _speech_runner(settings, model, backends)
+    flavour, tokenizer, built_in = model.flavour, model.tokenizer, model.default_voice
+    prefix_of = model.t3.prefix
+    del model  # what engines took the place of is not needed any more; T3 is, for prefixes
     store = VoiceStore(engine.voices_dir)
 
     def put(index: int, voice: Voice) -> None:
         with torch.inference_mode():
             moved = voice.to(device, dtype)
-            prefix = model.t3.prefix(moved.speaker_embedding, moved.prompt_tokens)
+            prefix = prefix_of(moved.speaker_embedding, moved.prompt_tokens)
         if device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # the runners have streams of their own
         t3.set_voice(index, prefix)
@@ -136,30 +182,50 @@ def _load_with(backends: Backends, settings: WorkerSettings, send: Callable[[Rep
         _keep_for(t3.stream, prefix.keys, prefix.values)
         _keep_for(speech.stream, *vars(moved).values())
 
-    bank = VoiceBank(engine.voices, store, model.default_voice, put)
+    bank = VoiceBank(engine.voices, store, built_in, put)
     _speak_with(engine.default_voice, bank, store, str(directory))
-    t3.capture()
-    speech.capture()
-    backends.engines.settle()
+    with _engine_faults(backends):
+        t3.capture()
+        backends.engines.keep_kernels()
+        speech.capture()
+        backends.engines.settle()
     synthesiser = Synthesiser(scheduler, t3, speech, bank, measures, send, streams=settings.streams)
-    summary = f"{model.flavour} of {directory} on {device} as {str(dtype).removeprefix('torch.')}, {backends.summary}"
+    summary = f"{flavour} of {directory} on {device} as {str(dtype).removeprefix('torch.')}, {backends.summary}"
+
+    looked = -MEMORY_S
 
     def refresh() -> None:
+        nonlocal looked
         synthesiser.refresh()
-        if device.type == "cuda":
-            measures.memory.set(torch.cuda.memory_reserved(device))
+        if device.type == "cuda" and time.monotonic() - looked >= MEMORY_S:
+            looked = time.monotonic()
+            measures.memory.set(memory_in_use(device))
 
+    if device.type == "cuda":
+        _free(device)
+        logger.info(
+            "%.1f GB of %s are in use, by all processes; PyTorch has reserved %.1f GB of it here",
+            memory_in_use(device) / 1e9,
+            device,
+            torch.cuda.memory_reserved(device) / 1e9,
+        )
     return Loaded(
         synthesiser=synthesiser,
         scheduler=scheduler,
         measures=measures,
-        tokenizer=model.tokenizer,
+        tokenizer=tokenizer,
         watermarker=watermarker,
-        built_in_voice=model.default_voice is not None,
+        built_in_voice=built_in is not None,
         summary=summary + (f", guidance {settings.cfg_scale:g}" if settings.cfg_scale else ""),
         device=device,
         refresh=refresh,
     )
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes of the whole GPU, as the driver counts: PyTorch's, TensorRT's, CUDA's own, and other processes'."""
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
 
 
 def _keep_for(stream: torch.cuda.Stream | None, *tensors: torch.Tensor) -> None:
@@ -168,11 +234,19 @@ def _keep_for(stream: torch.cuda.Stream | None, *tensors: torch.Tensor) -> None:
             tensor.record_stream(stream)
 
 
-def _limits(settings: WorkerSettings, model: Chatterbox) -> Limits:
+def _limits(settings: WorkerSettings, model: Chatterbox, backends: Backends) -> Limits:
     sizes, slots = model.sizes, min(MOST_SLOTS, settings.streams)
     page_bytes = sizes.layers * 2 * sizes.heads * PAGE * HEAD * model.dtype.itemsize * (2 if settings.cfg_scale else 1)
     most = slots * -(-POSITIONS // PAGE)
     pages = min(most, settings.engine.kv_memory_mb * 1_000_000 // page_bytes)
+    if backends.by_engine("t3"):
+        # The scratch page, and twins' pages, are of the same pool.
+        taken = (MOST_PAGES - 1) // (2 if settings.cfg_scale else 1)
+        if pages > taken:
+            logger.warning(
+                "kv_memory_mb holds %d pages, and T3's TensorRT engines take %d: so many are used", pages, taken
+            )
+            pages = taken
     least = -(-POSITIONS // PAGE)
     if pages < least:
         raise EngineError(f"[tts.chatterbox] kv_memory_mb holds {pages} pages; one long sequence takes {least}")

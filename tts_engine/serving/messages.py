@@ -62,6 +62,8 @@ class CannotStart:
     """What is missing, in words for the person who starts the server."""
 
     reason: str
+    engines_failed: bool = False
+    "TensorRT's engines have left the GPU useless for that process; another can do without them."
 
 
 @dataclass(frozen=True, slots=True)

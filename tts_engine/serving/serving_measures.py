@@ -49,7 +49,7 @@ class ServingMeasures:
         self.speaking = gauge("sequences_speaking", "Sequences of which sound is still to come")
         self.pages_used = gauge("kv_pages_used", "Pages of the KV cache in use")
         self.pages = gauge("kv_pages", "Pages of the KV cache")
-        self.memory = gauge("gpu_memory_bytes", "Memory of the GPU that the worker has reserved")
+        self.memory = gauge("gpu_memory_bytes", "Memory of the GPU in use, by whomever")
         self.failures = {
             kind: counter("utterances_failed", "Utterances that were not finished", kind=kind)
             for kind in ("overflow", "memory", "voice", "text", "pages")

@@ -58,3 +58,5 @@ class WorkerSettings:
     device: str
     cfg_scale: float
     streams: int
+    engines_failed: str = ""
+    "What came of TensorRT's engines in a process before: they are not tried again. Empty: nothing bad."

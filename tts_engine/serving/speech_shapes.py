@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN
-from tts_engine.chatterbox.packing import BatchShape
-from tts_engine.serving.graphs import bucket_of
+from tts_engine.chatterbox.packing import BatchShape, bucket_of
 from tts_engine.tensorrt.profiles import PROFILES, Profile
 
 TOKENS = (288, 352, 448, 576, 704, 896, 1152, 1440, 1792, 2304, 2880, 3584, 4608, 5760, 7168, 9216, 11520)

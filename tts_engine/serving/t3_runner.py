@@ -21,7 +21,7 @@ from tts_engine.chatterbox.paged_t3 import BatchDecoder, PagedCache, StepReads
 from tts_engine.chatterbox.t3 import VoicePrefix
 from tts_engine.serving.graphs import CapturedCall
 from tts_engine.serving.laps import Laps, to_host
-from tts_engine.serving.step_shapes import Call, ExactShapes, FusedShapes, PrefillShape, StepShape, T3Shapes
+from tts_engine.tensorrt.step_shapes import Call, ExactShapes, FusedShapes, PrefillShape, StepShape, T3Shapes
 
 
 @dataclass(frozen=True)

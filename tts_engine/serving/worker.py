@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from tts_engine.errors import EngineError
-from tts_engine.serving.loading import Loaded, load
+from tts_engine.serving.loading import EnginesLostError, Loaded, load
 from tts_engine.serving.messages import Cancel, CannotStart, Deadline, Failed, Order, Ready, Report, Speak, Status, Stop
 from tts_engine.serving.settings import WorkerSettings
 from tts_engine.serving.texts import Prepared, Texts
@@ -63,7 +63,7 @@ class Worker:
         try:
             loaded = load(self._settings, self.report)
         except EngineError as error:
-            self.report(CannotStart(str(error)))
+            self.report(CannotStart(str(error), engines_failed=isinstance(error, EnginesLostError)))
             return True
         texts = Texts(loaded.tokenizer, self._settings, loaded.watermarker)
         reader = threading.Thread(target=self._read_orders, args=(texts,), name="tts-texts", daemon=True)

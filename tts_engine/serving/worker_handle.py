@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
@@ -29,11 +30,18 @@ MOST_UNSENT = 10_000
 STOP_S = 5.0
 "How long a worker is given to end by itself."
 
-START_S = 600.0
-"How long it may take to load and to capture every graph; a minute is usual."
+START_S = 1800.0
+"""How long it may take to load and to capture every graph. A minute is usual; at a first start with TensorRT-RTX's
+engines kernels are compiled for some 250 sets of sizes, some seconds each. What was compiled is kept, so that a start
+which was cut off goes on there the next time.
+"""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 "Before a lost worker is started again; doubled each time, until one has run for that long."
+
+
+class EnginesFailedError(EngineError):
+    """It could not start because of TensorRT's engines, or ended while it may have used them: the next goes without."""
 
 
 class WorkerHandle:
@@ -79,7 +87,11 @@ class WorkerHandle:
 
     async def start(self) -> Ready:
         """Once the model is loaded and warm. Raises EngineError if it cannot be."""
-        ready = await self._launch()
+        try:
+            ready = await self._launch()
+        except EnginesFailedError as fault:
+            logger.warning("%s; it is started once more, without TensorRT's engines", fault)
+            ready = await self._launch()
         self._keeper = asyncio.create_task(self._keep())
         return ready
 
@@ -144,17 +156,33 @@ class WorkerHandle:
         match report:
             case None:
                 self._gone.set()
-                self._settle(EngineError("the worker ended while it was loading"))
+                self._settle(self._ended_early())
             case Ready():
                 self._settle(report)
-            case CannotStart(reason):
-                self._settle(EngineError(reason))
+            case CannotStart(reason, engines_failed):
+                self._settle(self._without_engines(reason) if engines_failed else EngineError(reason))
             case Status():
                 self.status = report
             case Logged(name, level, message):
                 logging.getLogger(name).log(level, "%s", message)
             case _:
                 self._on_report(report)
+
+    def _ended_early(self) -> EngineError:
+        """It ended without a word. Native code that was given a bad plan may end its process."""
+        said, settings = "the worker ended while it was loading", self.settings
+        loading = self._started is not None and not self._started.done()
+        may_use_engines = settings.device.startswith("cuda") and settings.engine.engines_dir is not None
+        if loading and may_use_engines and settings.engine.backend == "auto" and not settings.engines_failed:
+            return self._without_engines(said)
+        return EngineError(said)
+
+    def _without_engines(self, reason: str) -> EngineError:
+        """From the next start on."""
+        if self.settings.engines_failed:
+            return EngineError(reason)
+        self.settings = replace(self.settings, engines_failed=reason)
+        return EnginesFailedError(reason)
 
     def _settle(self, outcome: Ready | EngineError) -> None:
         if self._started is None or self._started.done():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from math import prod
 from pathlib import Path
@@ -24,7 +24,7 @@ from tts_engine.tensorrt.faults import BuildError, PlanError
 from tts_engine.tensorrt.flavour import Flavour, target_name
 from tts_engine.tensorrt.manifest import HALVES, Manifest, Plan, Precision, weights_digest
 from tts_engine.tensorrt.onnx_check import check
-from tts_engine.tensorrt.plan_store import PlanStore
+from tts_engine.tensorrt.plan_store import PlanStore, disk_faults
 from tts_engine.tensorrt.ports import Stage
 from tts_engine.tensorrt.precision import convert
 from tts_engine.tensorrt.profiles import PROFILES
@@ -83,16 +83,16 @@ def build_all(order: Order, flavour: Flavour, store: PlanStore, report: Report) 
     """
     options = order.options
     flavour.check_target(options.target, options.gpu, hardware_compatible=options.hardware_compatible)
-    wanted = _wanted(order, flavour)
-    manifest = _present(store, wanted)
-    missing = [stage for stage in order.stages if not _has(store, manifest, stage)]
-    if missing:
-        store.require_space(space_needed(order.weights, missing), f"building {', '.join(missing)}")
-        with store.locked():
+    with store.locked():  # what is there is only known while nobody else builds
+        manifest = _present(store, _wanted(order, flavour))
+        missing = [stage for stage in order.stages if not _has(store, manifest, stage)]
+        if missing:
+            store.require_space(space_needed(order.weights, missing), f"building {', '.join(missing)}")
             model = load(order.weights)
-            for stage in missing:
-                manifest = manifest.with_plan(_build(stage, model, order, flavour, store, manifest, report))
-                store.write_manifest(manifest)
+        for stage in missing:
+            plan = _build(stage, model, order, flavour, store, manifest, report)
+            manifest = replace(manifest.with_plan(plan), built=int(time.time()))
+            store.write_manifest(manifest)
     return [Outcome(manifest.plans[stage], stage in missing) for stage in order.stages]
 
 
@@ -104,18 +104,25 @@ def export_all(
     Raises BuildError, CheckpointError, NotInstalledError.
     """
     check_stages(stages)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"{out}: {error.strerror}") from None
-    digest = weights_digest(weights)
-    PlanStore(out).require_space(space_needed(weights, stages), f"exporting {', '.join(stages)}")
-    model = load(weights)
-    made = []
-    for name in stages:
-        made.append(make_onnx(MAKERS[name](model), out, precision, digest, report))
-        report(name, "exported", 1.0)
+    store, made = PlanStore(out), []
+    with store.locked():
+        digest = weights_digest(weights)
+        store.require_space(space_needed(weights, stages), f"exporting {', '.join(stages)}")
+        model = load(weights)
+        for name in stages:
+            with store.scratch() as folder:
+                path = make_onnx(MAKERS[name](model), folder, precision, digest, report)
+                made.append(_moved(path, out))
+            report(name, "exported", 1.0)
     return made
+
+
+def _moved(path: Path, out: Path) -> Path:
+    """An .onnx, and the weights beside it if there are any, to their place. Raises BuildError."""
+    with disk_faults(out / path.name):
+        if data_path(path).exists():
+            data_path(path).replace(out / data_path(path).name)
+        return path.replace(out / path.name)
 
 
 def space_needed(weights: Path, stages: Sequence[str]) -> int:
@@ -221,16 +228,17 @@ def make_onnx(stage: Stage, folder: Path, precision: ExportPrecision, digest: st
 
     path = folder / f"{name}.onnx"
     full = path if half is None else folder / f"{name}.fp32.onnx"
-    export(stage, full, digest=digest, progress=exporting)
-    report(name, "checking the export", None)
-    check(stage, full)
-    if half is not None:
-        report(name, f"converting to {precision}", None)
-        convert(stage, full, path, half)
-        for file in (full, data_path(full)):
-            file.unlink(missing_ok=True)
-        report(name, f"checking {precision}", None)
-        check(stage, path, half)
+    with disk_faults(folder):
+        export(stage, full, digest=digest, progress=exporting)
+        report(name, "checking the export", None)
+        check(stage, full)
+        if half is not None:
+            report(name, f"converting to {precision}", None)
+            convert(stage, full, path, half)
+            for file in (full, data_path(full)):
+                file.unlink(missing_ok=True)
+            report(name, f"checking {precision}", None)
+            check(stage, path, half)
     return path
 
 

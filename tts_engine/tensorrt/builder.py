@@ -151,6 +151,7 @@ def _configuration(flavour: Flavour, builder: Any, options: Options) -> Any:
     config.builder_optimization_level = options.level
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # names kernels; costs nothing at run time
     config.clear_flag(module.BuilderFlag.TF32)  # on by default: F0 and phases need all their bits
+    flavour.require_capturable(config)
     flavour.set_timing_cache(config, options.timing_cache)
     return config
 

@@ -17,10 +17,20 @@ from torch import Tensor
 from tts_engine.chatterbox.model import Chatterbox, load
 from tts_engine.chatterbox.step_attention import fused_fault
 from tts_engine.tensorrt.check_record import CheckRecord
-from tts_engine.tensorrt.engine_session import Scratch
+from tts_engine.tensorrt.engine_session import EngineSession, Scratch
 from tts_engine.tensorrt.engine_speed import SPEEDS, Rivals, Speed, fused_rivals, seconds_of, slowdown
-from tts_engine.tensorrt.engines import EngineSet, all_engines, gpu_name, load_session, own_stream
+from tts_engine.tensorrt.engines import (
+    EngineSet,
+    NoEnginesError,
+    UnfitError,
+    all_engines,
+    gpu_name,
+    keep_kernels,
+    load_session,
+    own_stream,
+)
 from tts_engine.tensorrt.faults import PlanError, TensorRtError
+from tts_engine.tensorrt.flavour import target_name
 from tts_engine.tensorrt.manifest import weights_digest
 from tts_engine.tensorrt.onnx_check import HALF_FACTOR, HALF_FLOOR, PortError, in_half, relative_error
 from tts_engine.tensorrt.ports import Stage
@@ -93,11 +103,13 @@ def run_checks(directory: Path, weights: Path, say: Callable[[str], None]) -> bo
     device = torch.device("cuda", 0)
     # What is compared with is float32 whole.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    faults: list[str] = []
+    faults: list[UnfitError] = []
     capability = torch.cuda.get_device_capability(device)
     engines = list(all_engines(directory, lambda: weights_digest(weights), capability, None, faults))
     if not engines:
-        raise PlanError("; ".join(faults))
+        if not faults:
+            raise NoEnginesError(f"no engine for {target_name(capability)} in {directory}")
+        raise PlanError("; ".join(map(str, faults)))
     for fault in faults:
         say(f"left out: {fault}")
     return check_sets(engines, weights, device, say)
@@ -132,6 +144,7 @@ def check_set(found: EngineSet, exact: Chatterbox, weights: Path, say: Callable[
             faults[stage] = str(fault)
             say(f"{stage}: {fault}")
     checks: list[Check] = []
+    kept: dict[str, int] = {}
     say(HEADING)
     for name, session in sessions.items():
         try:
@@ -141,6 +154,8 @@ def check_set(found: EngineSet, exact: Chatterbox, weights: Path, say: Callable[
         except TensorRtError as fault:
             faults[name] = str(fault)
             say(f"{name}: {fault}")
+        if isinstance(session, EngineSession):
+            keep_kernels(found.folder, name, session, kept)
     whole = {unit for unit in UNITS if all(stage in sessions and stage not in faults for stage in STAGES[unit])}
     speeds: list[Speed] = []
     if (fused := fused_fault()) is not None:
@@ -153,6 +168,9 @@ def check_set(found: EngineSet, exact: Chatterbox, weights: Path, say: Callable[
                 f"{speed.unit} {speed.what}: {1000 * speed.seconds:.2f} ms, by CUDA graphs of our own kernels "
                 f"{1000 * speed.rival_seconds:.2f} ms"
             )
+        for name, session in sessions.items():
+            if isinstance(session, EngineSession):
+                keep_kernels(found.folder, name, session, kept)
     return Findings(tuple(checks), tuple(speeds), faults)
 
 

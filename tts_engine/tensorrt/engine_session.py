@@ -1,8 +1,8 @@
 """A stage run by TensorRT: on torch's current stream, in torch's memory, inside CUDA graphs where the flavour allows.
 
 An execution context holds the sizes that it runs with. A CUDA graph is tied to them (NVIDIA: a context for each graph),
-so every set of sizes that a graph was captured with has a context of its own, and all other calls share one a profile.
-What they compute in, their scratch, belongs to none: engines of one stream run one after the other and share it.
+so every call that a graph holds has a context of its own (graph_scope), and all other calls share one a profile. What
+they compute in, their scratch, belongs to none: engines of one stream run one after the other and share it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tts_engine.tensorrt.engine_plan import LoadedPlan
-from tts_engine.tensorrt.faults import BuildError, TensorRtError
+from tts_engine.tensorrt.faults import BuildError, PlanError, TensorRtError
 from tts_engine.tensorrt.flavour import Contexts, Flavour
+from tts_engine.tensorrt.graph_scope import current_scope
 from tts_engine.tensorrt.ports import Port
 from tts_engine.tensorrt.profiles import Profile
 
@@ -36,9 +37,9 @@ class Scratch:
         self._memory: Tensor | None = None
 
     def reserve(self, size: int) -> None:
-        """Before the first use: graphs have its address. RuntimeError if it comes later and asks for more."""
+        """Before the first use: graphs have its address. TensorRtError if it comes later and asks for more."""
         if size > self.size and self._memory is not None:
-            raise RuntimeError(f"scratch of {self.size} bytes is in use and cannot grow to {size}")
+            raise TensorRtError(f"scratch of {self.size} bytes is in use and cannot grow to {size}")
         self.size = max(self.size, size)
 
     def memory(self) -> Tensor:
@@ -80,13 +81,13 @@ class EngineSession:
         scratch.reserve(max(flavour.scratch_bytes(self._engine, number) for number in range(len(profiles))))
         self._contexts: Contexts = flavour.contexts(self._engine, kernels, "eager")
         self._loose: dict[int, _Context] = {}
-        self._captured: dict[Shapes, _Context] = {}
         self._capturable: bool | None = None
 
     @property
     def capturable(self) -> bool:
         """See Session. The first time it is asked it runs, on zeros and at the least sizes: ask on a stream of your
-        own, not the default one, which no graph can hold. Raises TensorRtError if TensorRT refuses to run.
+        own, not the default one, which no graph can hold. Of other sizes GraphScope.refusal knows, before each capture.
+        Raises TensorRtError if TensorRT refuses to run.
         """
         if self._capturable is None:
             least = [(port, least) for port, (least, _, _) in zip(self.inputs, self._ranges[0], strict=True)]
@@ -94,8 +95,7 @@ class EngineSession:
             self.run(
                 {port.name: torch.zeros(shape, dtype=port.dtype(self._half), device=device) for port, shape in least}
             )
-            context = self._context(tuple(shape for _, shape in least))
-            self._capturable = self._flavour.capturable(context.context, _stream(device))
+            self._capturable = not self._loose[0].refusal(_stream(device))
         return self._capturable
 
     def settle(self) -> None:
@@ -145,30 +145,35 @@ class EngineSession:
 
     def _context(self, shapes: Shapes) -> _Context:
         """One whose sizes are these."""
-        if (captured := self._captured.get(shapes)) is not None:
-            return captured
         profile = self._profile(shapes)
-        capturing = _capturing(self._scratch.device)
-        context = self._loose.get(profile)
-        if capturing and (context is None or context.shapes != shapes):
-            raise RuntimeError(f"{self.name}: a graph of {self._said(shapes)} needs a call of the same before it")
-        if context is None:
-            context = self._loose[profile] = self._new_context(profile)
-        if context.shapes != shapes:
-            context.set_shapes(self.inputs, self.outputs, shapes)
-        if capturing:
-            self._captured[shapes] = self._loose.pop(profile)
-        return context
+        scope = current_scope()
+        if scope is None:
+            if _capturing(self._scratch.device):
+                raise TensorRtError(f"{self.name}: a graph of {self._said(shapes)} is captured outside of a GraphScope")
+            if (context := self._loose.get(profile)) is None:
+                context = self._loose[profile] = self._new_context(profile)
+            if context.shapes != shapes:
+                context.set_shapes(self.inputs, self.outputs, shapes)
+            return context
+        place = scope.place(self)
+        held: _Context | None = scope.get(self, place)
+        if held is None or held.shapes != shapes:
+            if _capturing(self._scratch.device):
+                raise TensorRtError(f"{self.name}: a graph of {self._said(shapes)} needs a call of the same before it")
+            held = self._new_context(profile)
+            held.set_shapes(self.inputs, self.outputs, shapes)
+            scope.keep(self, place, held)
+        return held
 
     def _new_context(self, profile: int) -> _Context:
         try:
             made = self._contexts.make()
-        except BuildError as fault:
+        except (BuildError, PlanError) as fault:
             raise TensorRtError(f"the engine {self.name}: {fault}") from None
         if not made.set_optimization_profile_async(profile, _stream(self._scratch.device)):
             raise TensorRtError(f"the engine {self.name} refuses its profile {profile}")
         made.set_device_memory(self._scratch.memory().data_ptr(), self._scratch.size)
-        return _Context(self.name, made)
+        return _Context(self.name, made, self._flavour, (self._contexts, self._scratch.memory()))
 
     def _profile(self, shapes: Shapes) -> int:
         """The first that holds these sizes."""
@@ -192,22 +197,32 @@ class EngineSession:
 class _Context:
     """An execution context, its sizes, and the addresses that it has."""
 
-    def __init__(self, name: str, context: Any) -> None:
+    def __init__(self, name: str, context: Any, flavour: Flavour, needed: object) -> None:
+        """`needed`: what is to live as long as the context: its runtime configuration and cache, its memory."""
         self.context = context
         self.shapes: Shapes | None = None
         self.outputs: Shapes = ()
         self._name = name
+        self._flavour = flavour
+        self._needed = needed
         self._addresses: dict[str, int] = {}
 
     def set_shapes(self, inputs: Sequence[Port], outputs: Sequence[Port], shapes: Shapes) -> None:
         self.shapes = None  # until all of them are set
         for port, shape in zip(inputs, shapes, strict=True):
             if not self.context.set_input_shape(port.name, shape):
-                raise ValueError(f"{self._name}: {port.name} of {list(shape)} is refused")
+                raise TensorRtError(f"the engine {self._name} refuses {port.name} of {list(shape)}")
         if unknown := self.context.infer_shapes():
-            raise ValueError(f"{self._name}: sizes follow from no input: {', '.join(unknown)}")
+            raise TensorRtError(f"the engine {self._name}: sizes follow from no input: {', '.join(unknown)}")
         self.outputs = tuple(tuple(self.context.get_tensor_shape(port.name)) for port in outputs)
         self.shapes = shapes
+
+    def refusal(self, stream: int) -> str:
+        """See graph_scope.Held."""
+        if self._flavour.capturable(self.context, stream):
+            return ""
+        sizes = " ".join(str(list(shape)) for shape in (self.shapes or ())[:2])
+        return f"no graph can hold the engine {self._name} at {sizes}"
 
     def bind(self, name: str, tensor: Tensor) -> None:
         address = tensor.data_ptr()

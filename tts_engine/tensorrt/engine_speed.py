@@ -21,16 +21,21 @@ from tts_engine.chatterbox.voice import Voice
 from tts_engine.tensorrt.engine_flow import EngineFlow
 from tts_engine.tensorrt.engine_t3 import EnginePasses
 from tts_engine.tensorrt.engine_vocoder import EngineVocoder
-from tts_engine.tensorrt.prefix_tiles import most_tiles
+from tts_engine.tensorrt.graph_scope import GraphScope
 from tts_engine.tensorrt.profiles import FLOW_SHORT_TOKENS
 from tts_engine.tensorrt.selection import Unit
 from tts_engine.tensorrt.session import Session
+from tts_engine.tensorrt.step_shapes import EngineShapes
 
 RUNS = 20
 
 STEP_ROWS = (1, 32, 128)
-STEP_PAGES, STEP_LENGTH = 8, 200
-"Of each row: what a text of two sentences comes to, half way."
+STEP_PAGES = 20
+"Of the longest row: rows are anywhere between their beginning and so many pages, a text of some sentences."
+TEXTS = (12, 20, 31, 40, 48, 55, 60, 64)
+"Text tokens of rows that begin together."
+STEPS_A_PREFILL = 12
+"A row takes some 200 steps, and of 128 rows 8 begin at once: so many steps to a prefill of 8."
 VOICES, PROMPT_TOKENS = 2, 250
 FLOW_BATCHES = ((270,), (270, 290, 310, 262, 300, 283, 275, 320))
 "Tokens of each row, a prompt of 10 s included: a first chunk alone, and eight chunks."
@@ -67,6 +72,8 @@ class Speed:
     seconds: float
     "By the engines."
     rival_seconds: float
+    share: float = 1.0
+    "How often it is called, of a unit's calls at capacity, where it matters most; 0: it is told, and decides nothing."
 
     @property
     def slowdown(self) -> float:
@@ -75,21 +82,22 @@ class Speed:
 
 
 def slowdown(speeds: Sequence[Speed]) -> float:
-    """Of several calls: the geometric mean."""
-    return statistics.geometric_mean(speed.slowdown for speed in speeds)
+    """Of a unit at capacity: its calls in their shares. What one caller alone gets is not what a GPU runs short of."""
+    return sum(each.share * each.seconds for each in speeds) / sum(each.share * each.rival_seconds for each in speeds)
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, *, captured: bool) -> float:
     """Median time on the device, as a CUDA graph if it can be captured."""
-    call()
-    call()
     if device.type != "cuda":
+        call()
+        call()
         started = time.perf_counter()
         call()
         return time.perf_counter() - started
     stream = torch.cuda.current_stream()
-    stream.synchronize()
-    run = _captured(call, stream) if captured else call
+    scope: GraphScope[Any] = GraphScope()  # alive until all is measured
+    run = _captured(call, stream, scope) if captured else call
+    run()
     run()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]  # type: ignore[no-untyped-call]
     marks[0].record()
@@ -100,10 +108,19 @@ def seconds_of(call: Callable[[], object], device: torch.device, *, captured: bo
     return statistics.median(float(a.elapsed_time(b)) for a, b in pairwise(marks)) / 1000
 
 
-def _captured(call: Callable[[], object], stream: torch.cuda.Stream) -> Callable[[], object]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        kept = call()
+def _captured(call: Callable[[], object], stream: torch.cuda.Stream, scope: GraphScope[Any]) -> Callable[[], object]:
+    """As serving.graphs.CapturedCall does; the call itself where no graph can hold its engines."""
+    with scope:
+        for _ in range(2):
+            scope.begin()
+            call()
+        stream.synchronize()
+        if scope.refusal(stream.cuda_stream):
+            return call
+        scope.begin()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            kept = call()
 
     def replay() -> object:
         graph.replay()
@@ -114,8 +131,8 @@ def _captured(call: Callable[[], object], stream: torch.cuda.Stream) -> Callable
 
 @torch.inference_mode()
 def t3_speeds(model: Chatterbox, sessions: Mapping[str, Session], rivals: Rivals, *, captured: bool) -> list[Speed]:
-    """Steps of sequences in the middle of an utterance, in two voices."""
-    most = max(STEP_ROWS)
+    """Steps and a prefill of sequences in two voices, split for the engines as the server splits them."""
+    most, device = max(STEP_ROWS), model.device
     cache = PagedCache(
         model.sizes,
         slots=most,
@@ -130,30 +147,63 @@ def t3_speeds(model: Chatterbox, sessions: Mapping[str, Session], rivals: Rivals
     with torch.device(model.device):
         cache.tables[:most] = torch.arange(most * STEP_PAGES, dtype=torch.int32).view(most, STEP_PAGES)
         cache.keys_values.normal_()
-        cache.voice[:most] = torch.arange(most) % VOICES
         last = torch.randint(SPEECH_TOKENS, (most + 1,), dtype=torch.int32)
-        rows = torch.arange(most, dtype=torch.int32)
     engine = EnginePasses(model.t3, cache, sessions["t3_prefill"], sessions["t3_step"])
     rival = rivals.t3(model.t3, cache)
 
-    def step(passes: Passes, count: int) -> Callable[[], Tensor]:
-        reads = StepReads(STEP_PAGES, most_tiles(count, VOICES))
+    def numbers(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
 
-        def call() -> Tensor:
-            cache.lengths.fill_(STEP_LENGTH)  # a step counts it up
-            return passes.step(last, rows[:count], reads)
+    def step(passes: Passes, calls: Sequence[tuple[Tensor, StepReads | None]], lengths: Tensor) -> Callable[[], object]:
+        def call() -> list[Tensor]:
+            cache.lengths.copy_(lengths)  # a step counts it up
+            return [passes.step(last, rows, reads) for rows, reads in calls]
 
         return call
 
-    return [
+    found = []
+    for count in STEP_ROWS:
+        # A row is as likely to be at its beginning as at its end; rows of a voice lie side by side.
+        own = [(37 * row % count + 1) * (cache.positions - 1) // count for row in range(count)]
+        voices = [row * VOICES // count for row in range(count)]
+        cache.voice[:count] = numbers(voices)
+        lengths = torch.zeros_like(cache.lengths)
+        lengths[:count] = numbers(own)
+        ours = [
+            (numbers([*call.places, *[most] * (call.shape.rows - len(call.places))]), call.shape.reads)
+            for call in EngineShapes(count, cache.positions, VOICES).steps(own, voices)
+        ]
+        theirs = [(numbers(range(count)), None)]
+        found.append(
+            Speed(
+                "t3",
+                f"step of {count}",
+                seconds_of(step(engine, ours, lengths), device, captured=captured),
+                seconds_of(step(rival, theirs, lengths), device, captured=True),
+                float(STEPS_A_PREFILL * (count == most)),
+            )
+        )
+
+    def begin(places: Sequence[int], rows: int, text: int) -> tuple[Tensor, Tensor, Tensor]:
+        more = rows - len(places)
+        texts = torch.ones(rows, text, dtype=torch.int64, device=device)
+        return texts, numbers([*(TEXTS[at] for at in places), *[1] * more]), numbers([*places, *[most] * more])
+
+    def prefill(passes: Passes, calls: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Callable[[], object]:
+        return lambda: [passes.prefill(*given, None) for given in calls]
+
+    shapes = EngineShapes(most, cache.positions, VOICES)
+    begun = [begin(call.places, call.shape.rows, call.shape.text) for call in shapes.prefills(TEXTS)]
+    together = [begin(range(len(TEXTS)), len(TEXTS), max(TEXTS))]
+    found.append(
         Speed(
             "t3",
-            f"step of {count}",
-            seconds_of(step(engine, count), model.device, captured=captured),
-            seconds_of(step(rival, count), model.device, captured=True),
+            f"prefill of {len(TEXTS)}",
+            seconds_of(prefill(engine, begun), device, captured=captured),
+            seconds_of(prefill(rival, together), device, captured=True),
         )
-        for count in STEP_ROWS
-    ]
+    )
+    return found
 
 
 @torch.inference_mode()
@@ -180,7 +230,9 @@ def flow_speeds(model: Chatterbox, sessions: Mapping[str, Session], rivals: Riva
                 (rival, BatchShape(size, size, FLOW_SHORT_TOKENS), True),
             )
         ]
-        found.append(Speed("flow", f"{count} of {size} tokens", *seconds))
+        found.append(
+            Speed("flow", f"{count} of {size} tokens", seconds[0], seconds[1], float(lengths == FLOW_BATCHES[-1]))
+        )
     return found
 
 
@@ -212,7 +264,9 @@ def vocoder_speeds(
                 (rival, BatchShape(size, size, size), True),
             )
         ]
-        found.append(Speed("vocoder", f"{count} of {size} frames", *seconds))
+        found.append(
+            Speed("vocoder", f"{count} of {size} frames", seconds[0], seconds[1], float(lengths == VOCODER_BATCHES[-1]))
+        )
     return found
 
 

@@ -24,7 +24,8 @@ class EnginePasses:
         self._cache = cache
         self._prefill = prefill
         self._step = step
-        self._layers = {f"pages_{layer}": pages for layer, pages in enumerate(cache.keys_values)}
+        self._prefixes = cache.prefixes.flatten(0, 2)
+        self._layers = {f"pages_{layer}": pages for layer, pages in enumerate(cache.keys_values.flatten(1, 2))}
 
     @property
     def capturable(self) -> bool:
@@ -45,7 +46,7 @@ class EnginePasses:
                 "unconditional": unconditional,
                 "voice": voice,
                 "prefix_lengths": cache.prefix_lengths,
-                "prefixes": cache.prefixes,
+                "prefixes": self._prefixes,
             }
         )
         own = torch.arange(text.shape[1] + 1, device=rows.device).expand(len(rows), -1)
@@ -71,7 +72,7 @@ class EnginePasses:
                 "own": at,
                 "voice": voice,
                 "prefix_lengths": cache.prefix_lengths,
-                "prefixes": cache.prefixes,
+                "prefixes": self._prefixes,
                 "tile_rows": tiling.rows,
                 "tile_voice": tiling.voice,
                 "place": tiling.place,
@@ -87,7 +88,9 @@ class EnginePasses:
 
 
 def _check(t3: T3, cache: PagedCache, session: Session) -> None:
-    expected = {"prefixes": tuple(cache.prefixes.shape[1:]), "logits": (t3.sizes.speech_vocabulary,)}
+    bank = cache.prefixes
+    # The bank's first axes are one.
+    expected = {"prefixes": tuple(bank.shape[3:]), "logits": (t3.sizes.speech_vocabulary,)}
     for port in (*session.inputs, *session.outputs):
         if port.shape[1:] != expected.get(port.name, port.shape[1:]):
             raise ValueError(f"engines whose {port.name} are {port.shape[1:]} for a T3 with {expected[port.name]}")

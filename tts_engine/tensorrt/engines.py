@@ -64,11 +64,18 @@ class Engines:
     failed: tuple[str, ...] = ()
     "A word of selection.PLAN_FAULTS for each time that what was there could not be used."
     folder: Path | None = None
+    kept: dict[str, int] = field(default_factory=dict, compare=False)
+    "By stage, of how many bytes the kernels are that were kept last."
 
     @classmethod
     def none(cls, why: str, *failed: str) -> Engines:
         """No engines, for this reason."""
         return cls({unit: Offer(fault=why) for unit in UNITS}, failed=failed)
+
+    @property
+    def tried(self) -> bool:
+        """Whether TensorRT has run anything in this process, or was to."""
+        return bool(self.sessions) or "unusable" in self.failed or "unloadable" in self.failed
 
     def without(self, units: Mapping[Unit, str]) -> Engines:
         """Less those units, each for its reason."""
@@ -79,13 +86,30 @@ class Engines:
             sessions={stage: session for stage, session in self.sessions.items() if stage not in gone},
         )
 
-    def settle(self) -> None:
-        """All graphs are captured: see EngineSession.settle. What was compiled for them is kept for the next start."""
+    def keep_kernels(self) -> None:
+        """What was compiled so far is kept for the next start, which need not come after a whole one."""
         for stage, session in self.sessions.items():
+            if self.folder is not None and isinstance(session, EngineSession):
+                keep_kernels(self.folder, stage, session, self.kept)
+
+    def settle(self) -> None:
+        """All graphs are captured: see EngineSession.settle."""
+        self.keep_kernels()
+        for session in self.sessions.values():
             if isinstance(session, EngineSession):
-                if self.folder is not None and (kernels := session.kernels()):
-                    _keep(self.folder / (stage + KERNELS_SUFFIX), kernels)
                 session.settle()
+
+
+class NoEnginesError(PlanError):
+    """There is nothing at all where engines could be: no fault, unless they are asked for."""
+
+
+class UnfitError(PlanError):
+    """There are engines, and they cannot be used here. `word` of selection.PLAN_FAULTS says why."""
+
+    def __init__(self, message: str, word: str) -> None:
+        super().__init__(message)
+        self.word = word
 
 
 def find_engines(
@@ -93,40 +117,57 @@ def find_engines(
 ) -> EngineSet:
     """The set to use of all below `directory`. `digest` of the weights at hand is asked only if it decides.
 
-    Raises PlanError, or BuildError if there are no weights, saying why there is none.
+    Raises NoEnginesError or UnfitError, or BuildError if there are no weights, saying why there is none.
     """
-    faults: list[str] = []
+    faults: list[UnfitError] = []
     for fitting in all_engines(directory, digest, capability, precision, faults):
         return fitting
-    raise PlanError("; ".join(faults))
+    if not faults:
+        raise NoEnginesError(f"no engine for {target_name(capability)} in {directory}")
+    # What is nearest to fitting tells most: those of another GPU may just lie beside.
+    word = next((fault.word for fault in faults if fault.word != "unfit"), "unfit")
+    raise UnfitError("; ".join(map(str, faults)), word)
 
 
 def all_engines(
-    directory: Path, digest: Callable[[], str], capability: Capability, precision: Precision | None, faults: list[str]
+    directory: Path,
+    digest: Callable[[], str],
+    capability: Capability,
+    precision: Precision | None,
+    faults: list[UnfitError],
 ) -> Iterator[EngineSet]:
-    """All sets that fit, the one to use first; `faults` gets why others do not, or that there are none."""
-    store, foreign, any_here = PlanStore(directory), False, False
-    for stored in sorted(store.list(), key=_preference):
+    """All sets that fit, the one to use first; `faults` gets why others do not."""
+    store = PlanStore(directory)
+    try:
+        found = store.list()
+    except PlanError as fault:
+        faults.append(UnfitError(str(fault), "unloadable"))
+        return
+    for stored in sorted(found, key=_preference):
         given = stored.manifest
-        if given is not None and not given.runs_on(capability):
-            foreign = True
-            continue
-        any_here = True
         if given is None:
-            faults.append(stored.problem or f"{stored.folder} cannot be read")
+            faults.append(UnfitError(stored.problem or f"{stored.folder} cannot be read", "unloadable"))
             continue
         try:
-            flavour = find_flavour(given.flavour, capability)
             # First what costs nothing to know.
+            given.check_fit(stored.folder, weights=given.weights, flavour=None, gpu=capability)
+            flavour = find_flavour(given.flavour, capability)
             given.check_fit(stored.folder, weights=given.weights, flavour=flavour, gpu=None, precision=precision)
             given.check_fit(stored.folder, weights=digest(), flavour=None, gpu=None)
-        except (PlanError, NotInstalledError) as fault:
-            faults.append(str(fault))
-            continue
-        yield EngineSet(store, given, flavour)
-    if not any_here:
-        others = " (there are some for others)" if foreign else ""
-        faults.append(f"no engine for {target_name(capability)} in {directory}{others}")
+        except NotInstalledError as fault:
+            faults.append(_not_installed(given, str(fault), capability))
+        except PlanError as fault:
+            faults.append(UnfitError(str(fault), "unfit"))
+        else:
+            yield EngineSet(store, given, flavour)
+
+
+def _not_installed(given: Manifest, fault: str, capability: Capability) -> UnfitError:
+    try:
+        other = find_flavour(None, capability)
+    except NotInstalledError:
+        return UnfitError(fault, "not_installed")
+    return UnfitError(f"{fault}; {other} is, for which those engines are not", "wrong_flavour")
 
 
 def load_engines(found: EngineSet, device: torch.device, units: tuple[Unit, ...] = UNITS) -> Engines:
@@ -149,9 +190,9 @@ def load_engines(found: EngineSet, device: torch.device, units: tuple[Unit, ...]
         scratch = scratches["t3" if unit == "t3" else "s3gen"]
         try:
             made = {stage: load_session(found, stage, scratch) for stage in STAGES[unit]}
-        except PlanError as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever the bindings raise: it costs this unit its engines
             failed.append("unloadable")
-            offers[unit] = Offer(fault=str(fault))
+            offers[unit] = Offer(fault=in_a_line(fault))
             continue
         sessions |= made
         offers[unit] = Offer(found.title, slowdown=None if record is None else record.slowdowns.get(unit))
@@ -163,16 +204,23 @@ def _tried(engines: Engines, device: torch.device) -> Engines:
     """Each engine has run once, and it is known which of them graphs can hold."""
     faults: dict[Unit, str] = {}
     capturable: set[Unit] = set()
-    with own_stream(device):
-        for unit in [unit for unit in UNITS if engines.offers[unit].title]:
-            try:
+    for unit in [unit for unit in UNITS if engines.offers[unit].title]:
+        try:
+            with own_stream(device):
                 held = [engines.sessions[stage].capturable for stage in STAGES[unit]]
-                if all(held):
-                    capturable.add(unit)
-            except (TensorRtError, torch.OutOfMemoryError) as fault:
-                faults[unit] = str(fault).partition("\n")[0]
+            if all(held):
+                capturable.add(unit)
+        except Exception as fault:  # noqa: BLE001 - a GPU's fault, or what the bindings raise: it costs this unit
+            faults[unit] = in_a_line(fault)
+    offers = {unit: replace(offer, capturable=unit in capturable) for unit, offer in engines.offers.items()}
     failed = (*engines.failed, *("unusable" for _ in faults))
-    return replace(engines.without(faults), capturable=frozenset(capturable), failed=failed)
+    return replace(replace(engines, offers=offers).without(faults), capturable=frozenset(capturable), failed=failed)
+
+
+def in_a_line(fault: BaseException) -> str:
+    """What it says, for the log: a CUDA error goes on for a page."""
+    said = str(fault).partition("\n")[0]
+    return said if isinstance(fault, (TensorRtError, torch.OutOfMemoryError)) else f"{type(fault).__name__}: {said}"
 
 
 @contextmanager
@@ -202,15 +250,16 @@ def gpu_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-def _preference(stored: Stored) -> tuple[int, int, str]:
+def _preference(stored: Stored) -> tuple[int, int, int, str]:
     """float16 before bfloat16, as it is nearer to float32 (docs/chatterbox.md), and TensorRT, which has timed its
-    kernels here, before TensorRT-RTX.
+    kernels here, before TensorRT-RTX; of these the newest.
     """
     if stored.manifest is None:
-        return (9, 9, str(stored.folder))
+        return (9, 9, 0, str(stored.folder))
     return (
         list(HALVES).index(stored.manifest.precision),
         ("tensorrt", "tensorrt-rtx").index(stored.manifest.flavour),
+        -stored.manifest.built,
         stored.folder.name,
     )
 
@@ -220,6 +269,14 @@ def _kept(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def keep_kernels(folder: Path, stage: str, session: EngineSession, kept: dict[str, int]) -> None:
+    """What was compiled for a session, beside its plan, if it is more than what was `kept` of that stage."""
+    kernels = session.kernels()
+    if len(kernels) != kept.get(stage, 0):
+        kept[stage] = len(kernels)
+        _keep(folder / (stage + KERNELS_SUFFIX), kernels)
 
 
 def _keep(path: Path, data: bytes) -> None:

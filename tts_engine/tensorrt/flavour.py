@@ -90,6 +90,15 @@ class Flavour(ABC):
             return builder.create_network()
         return builder.create_network(1 << int(strongly_typed))
 
+    def require_capturable(self, config: Any) -> None:
+        """Have the builder make no engine that allocates memory of its own while it runs: no CUDA graph could hold it.
+
+        Where there is no such flag no engine does.
+        """
+        flag = getattr(self.module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if flag is not None:
+            config.set_flag(flag)
+
     def set_timing_cache(self, config: Any, data: bytes) -> bool:
         """Let the builder start with what was measured before (b"": nothing). False: it was of no use."""
         return not data
@@ -236,9 +245,12 @@ class TensorRt(Flavour):
 
     def set_timing_cache(self, config: Any, data: bytes) -> bool:
         """See Flavour. The cache knows the GPU and the version that it is of; a foreign one is refused."""
-        if data and config.set_timing_cache(config.create_timing_cache(data), False):
+        known = config.create_timing_cache(data) if data else None
+        if known is not None and config.set_timing_cache(known, False):
             return True
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+        empty = config.create_timing_cache(b"")
+        if empty is not None:
+            config.set_timing_cache(empty, False)
         return not data
 
     def get_timing_cache(self, config: Any) -> bytes:

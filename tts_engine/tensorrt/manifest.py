@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,13 @@ import torch
 from tts_engine.chatterbox.checkpoint import S3GEN_FILE, T3_FILES, flavours
 from tts_engine.tensorrt.faults import BuildError, PlanError
 from tts_engine.tensorrt.flavour import Capability, Flavour, FlavourName, target_name
-from tts_engine.tensorrt.ports import Kind, Port
+from tts_engine.tensorrt.ports import Axis, Kind, Port, Stage
 from tts_engine.tensorrt.profiles import PROFILES, Profile
 
-FORMAT = 1
+FORMAT = 2
 "Of the file. A reader takes its own number only."
 
-RECIPE = 1
+RECIPE = 2
 "Of the stages' graphs and of how they are made half precision: raise it when a plan built before will not do."
 
 Precision = Literal["fp16", "bf16"]
@@ -37,6 +38,11 @@ AGAIN = "build them again: chatterline engine build"
 "What helps."
 
 _BLOCK_BYTES = 1 << 20
+_DIGITS = 8
+"Of the digest in a folder's name."
+_AXIS = re.compile(r"(?:[1-9]\d{0,8}\*)?([a-z]\w*)", re.ASCII)
+_OF_OUTPUTS = frozenset({"positions"})
+"Sizes of outputs that no profile names: they follow from others."
 _T = TypeVar("_T")
 
 
@@ -58,6 +64,16 @@ class Plan:
     kernels: Mapping[str, int] = field(default_factory=dict)
     "How many of a kind, where the builder told: `attention` are fused."
 
+    def check_ports(self, stage: Stage) -> None:
+        """Raises PlanError if the stage, made from the weights at hand, has other ports than the engine was built
+        with: the engine is then another version's.
+        """
+        for word, mine, wanted in (("inputs", self.inputs, stage.inputs), ("outputs", self.outputs, stage.outputs)):
+            if mine != wanted:
+                differing = sorted({port.name for port in {*mine, *wanted} - ({*mine} & {*wanted})})
+                what = f"other {word} ({', '.join(differing)})" if differing else f"its {word} in another order"
+                raise PlanError(f"the engine for {self.stage} was built with {what} than this version has; {AGAIN}")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -77,12 +93,16 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     "Versions of what took part."
     recipe: int = RECIPE
+    built: int = 0
+    "When the last plan was added, in seconds since 1970: of sets that fit the newest is taken."
     plans: Mapping[str, Plan] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
-        """The name of its directory."""
-        return folder_name(self.target, self.precision, self.flavour)
+        """The name of its directory, another for each build: `sm86-fp16-tensorrt-rtx-1a2b3c4d`."""
+        of = (self.weights, self.version, self.hardware_compatible, sorted(self.options.items()), self.recipe)
+        digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:_DIGITS]
+        return f"{self.target}-{self.precision}-{self.flavour}-{digest}"
 
     def with_plan(self, plan: Plan) -> Manifest:
         """The same with a plan more, or another of that stage."""
@@ -90,7 +110,10 @@ class Manifest:
 
     def same_build(self, other: Manifest) -> bool:
         """Whether both describe the same build, whatever plans are there already."""
-        return replace(self, plans={}, tools={}, model="") == replace(other, plans={}, tools={}, model="")
+        return self._bare() == other._bare()
+
+    def _bare(self) -> Manifest:
+        return replace(self, plans={}, tools={}, model="", built=0)
 
     def to_json(self) -> str:
         """Text for the file."""
@@ -112,7 +135,7 @@ class Manifest:
             )
         try:
             return _manifest(given)
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
             raise PlanError(f"{where} is damaged ({fault}); {AGAIN}") from None
 
     def check_fit(
@@ -161,11 +184,6 @@ class Manifest:
         return target_name(gpu) == self.target or (self.hardware_compatible and gpu >= (8, 0))
 
 
-def folder_name(target: str, precision: str, flavour: str) -> str:
-    """`sm86-fp16-tensorrt-rtx`."""
-    return f"{target}-{precision}-{flavour}"
-
-
 def weights_digest(directory: Path) -> str:
     """SHA-256 over the files that engines are made of: T3's and S3Gen's, whole.
 
@@ -194,21 +212,22 @@ def _sha256_of(path: Path) -> str:
 
 
 def _manifest(given: Mapping[str, Any]) -> Manifest:
-    """Raises ValueError, KeyError, TypeError or AttributeError if something is missing or of another type."""
+    """Raises ValueError, KeyError, TypeError, AttributeError or OverflowError if something is missing or malformed."""
     precision = _one_of(given["precision"], PRECISIONS)
     flavour = _one_of(given["flavour"], get_args(FlavourName))
-    plans = {stage: _plan(stage, fields) for stage, fields in given["plans"].items()}
+    plans = {_one_of(stage, tuple(PROFILES)): _plan(stage, fields) for stage, fields in given["plans"].items()}
     return Manifest(
-        target=_text(given["target"]),
+        target=_target(given["target"]),
         precision=precision,
         flavour=flavour,
         version=_text(given["version"]),
         weights=_text(given["weights"]),
         model=_text(given["model"]),
-        hardware_compatible=bool(given["hardware_compatible"]),
+        hardware_compatible=_one_of(given["hardware_compatible"], (False, True)),
         options={_text(name): _number(value) for name, value in given["options"].items()},
         tools={_text(name): _text(value) for name, value in given["tools"].items()},
         recipe=_number(given["recipe"]),
+        built=_number(given["built"]),
         plans=plans,
     )
 
@@ -216,13 +235,16 @@ def _manifest(given: Mapping[str, Any]) -> Manifest:
 def _plan(stage: str, given: Mapping[str, Any]) -> Plan:
     if given["stage"] != stage:
         raise ValueError(f"{stage} is called {given['stage']}")
+    profiles = tuple(_profile(profile) for profile in given["profiles"])
+    # A size that one profile leaves open could not be set.
+    dims = frozenset.intersection(*(frozenset(profile.dims) for profile in profiles)) if profiles else frozenset()
     return Plan(
         stage=stage,
         bytes=_number(given["bytes"]),
         sha256=_text(given["sha256"]),
-        inputs=_ports(given["inputs"]),
-        outputs=_ports(given["outputs"]),
-        profiles=tuple(_profile(profile) for profile in given["profiles"]),
+        inputs=_ports(given["inputs"], dims),
+        outputs=_ports(given["outputs"], dims | _OF_OUTPUTS),
+        profiles=profiles,
         scratch_bytes=_number(given["scratch_bytes"]),
         weights_bytes=_number(given["weights_bytes"]),
         seconds=float(given["seconds"]),
@@ -230,9 +252,25 @@ def _plan(stage: str, given: Mapping[str, Any]) -> Plan:
     )
 
 
-def _ports(given: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
+def _ports(given: Sequence[Mapping[str, Any]], dims: Collection[str]) -> tuple[Port, ...]:
+    """`dims`: the names of sizes that there are."""
     kinds: tuple[Kind, ...] = get_args(Kind)
-    return tuple(Port(_text(port["name"]), _one_of(port["kind"], kinds), tuple(port["shape"])) for port in given)
+    return tuple(
+        Port(
+            _text(port["name"]), _one_of(port["kind"], kinds), tuple(_axis(axis, dims) for axis in _list(port["shape"]))
+        )
+        for port in _list(given)
+    )
+
+
+def _axis(value: object, dims: Collection[str]) -> Axis:
+    """A size, or `[N*]name`."""
+    if not isinstance(value, str):
+        return _number(value)
+    found = _AXIS.fullmatch(value)
+    if found is None or found[1] not in dims:
+        raise ValueError(f"{value!r} is no size of this engine")
+    return value
 
 
 def _profile(given: Mapping[str, Any]) -> Profile:
@@ -244,9 +282,21 @@ def _profile(given: Mapping[str, Any]) -> Profile:
 
 def _one_of(value: object, known: Sequence[_T]) -> _T:
     for item in known:
-        if item == value:
+        if item == value and type(item) is type(value):  # 1 is not True
             return item
     raise ValueError(f"{value!r} is not known")
+
+
+def _target(value: object) -> str:
+    if not re.fullmatch(r"sm\d{2,3}", _text(value), re.ASCII):
+        raise ValueError(f"{value!r} is no GPU target")
+    return _text(value)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _text(value: object) -> str:

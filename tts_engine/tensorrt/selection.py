@@ -25,9 +25,9 @@ STAGES: Mapping[Unit, tuple[str, ...]] = {
 }
 "A unit runs by engines if all its stages have one."
 
-PLAN_FAULTS = ("unfit", "unloadable", "unusable")
-"""Why engines are not taken: of another GPU's, weights, TensorRT or sizes; a plan that cannot be read or loaded; one
-that does not run.
+PLAN_FAULTS = ("not_installed", "wrong_flavour", "unfit", "unloadable", "unusable")
+"""Why engines are not taken: there is no TensorRT; there is, of the other flavour; they are for another GPU, other
+weights, another version or other sizes; a file cannot be read or a plan loaded; one does not run.
 """
 
 SLOWER = 1.05
@@ -44,6 +44,8 @@ class Offer:
     "Of engines that are loaded: `TensorRT-RTX sm86 float16`; empty if there are none."
     fault: str = ""
     "Why there are none."
+    capturable: bool = True
+    "Whether CUDA graphs can hold them."
     slowdown: float | None = None
     "Time of the engines over that of CUDA graphs, as `engine check --run` measured it on this GPU; None: it did not."
 
@@ -76,7 +78,7 @@ def _choose(unit: Unit, backend: Backend, offer: Offer, graphs_fault: str | None
         return Choice(unit, "tensorrt", offer.title)
     why_not = ""
     if backend == "auto":
-        if not (why_not := _why_not(offer)):
+        if not (why_not := _why_not(offer, graphs_fault)):
             return Choice(unit, "tensorrt", offer.title)
     elif backend == "eager":
         return Choice(unit, "eager", "eager, as configured")
@@ -85,12 +87,14 @@ def _choose(unit: Unit, backend: Backend, offer: Offer, graphs_fault: str | None
     return Choice(unit, taken, _NAMES[taken] + (f", because {because}" if because else ""))
 
 
-def _why_not(offer: Offer) -> str:
+def _why_not(offer: Offer, graphs_fault: str | None) -> str:
     """What speaks against a unit's engines, "" if nothing does."""
     if not offer.title:
         return offer.fault or "there are no engines"
     if offer.slowdown is not None and offer.slowdown >= SLOWER:
         return f"{offer.title} took {offer.slowdown:.2f} times as long here (chatterline engine check --run)"
+    if offer.slowdown is None and not offer.capturable and graphs_fault is None:
+        return f"graphs cannot hold {offer.title}, and nobody measured it (chatterline engine check --run)"
     return ""
 
 

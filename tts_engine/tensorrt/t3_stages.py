@@ -1,7 +1,8 @@
 """T3's two stages: `t3_prefill` begins sequences, `t3_step` gives each its next token's logits.
 
 The arithmetic is T3's, with the residual stream, LayerNorm and softmax in float32 and products in the module's dtype.
-The KV cache goes in as it lies (see paged_t3.PagedCache), new keys and values come out: the caller writes them.
+The KV cache goes in as it lies (see paged_t3.PagedCache) but for its first axes, which are one: TensorRT would copy it
+whole to do that. New keys and values come out: the caller writes them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def step_stage(t3: T3, voices_example: Sequence[VoicePrefix] = (), *, most_prefi
             Port("tile_voice", "int32", ("tiles",)),
             Port("place", "int32", ("rows",)),
             Port("tables", "int32", ("rows", "pages")),
-            *(Port(f"pages_{layer}", "half", ("pool", 2, sizes.heads, PAGE, HEAD)) for layer in range(sizes.layers)),
+            *(Port(f"pages_{layer}", "half", ("2*pool", sizes.heads, PAGE, HEAD)) for layer in range(sizes.layers)),
         ),
         (
             Port("logits", "float32", ("rows", sizes.speech_vocabulary)),
@@ -71,7 +72,7 @@ def _bank_ports(t3: T3, most_prefix: int) -> tuple[Port, Port]:
     sizes = t3.sizes
     return (
         Port("prefix_lengths", "int32", ("voices",)),
-        Port("prefixes", "half", ("voices", sizes.layers, 2, sizes.heads, most_prefix, HEAD)),
+        Port("prefixes", "half", (f"{2 * sizes.layers}*voices", sizes.heads, most_prefix, HEAD)),
     )
 
 
@@ -99,7 +100,7 @@ class PrefillModule(nn.Module):
         is_start = (own == lengths[:, None])[..., None]
         hidden = torch.where(is_start, t3.speech_emb.weight[START_TOKEN].float(), F.pad(embedded, (0, 0, 0, 1)))
         hidden = hidden + t3.tfmr.wpe(own + reach).float()
-        in_prefix = (torch.arange(prefixes.shape[4], device=device) < reach)[:, None].expand(-1, own.shape[0], -1)
+        in_prefix = (torch.arange(prefixes.shape[2], device=device) < reach)[:, None].expand(-1, own.shape[0], -1)
         not_later = (own <= own[:, None]).expand(in_prefix.shape[0], -1, -1)
         # Every query has a row of its own: ONNX's Attention is not trusted to broadcast that axis.
         visible = torch.cat((in_prefix, not_later), 2)[:, None]
@@ -108,8 +109,9 @@ class PrefillModule(nn.Module):
         def attention(layer: int, projected: Tensor) -> Tensor:
             query, *new = split_heads(projected).unbind()
             kept.append(torch.stack(new))
+            spoken = _not_before(query, voice)
             keys, values = (
-                torch.cat((_of_bank(prefixes, voice, layer, kind), part), 2) for kind, part in enumerate(new)
+                torch.cat((prefixes[_in_bank(t3, spoken, layer, kind)], part), 2) for kind, part in enumerate(new)
             )
             return merge_heads(F.scaled_dot_product_attention(query, keys, values, attn_mask=visible))
 
@@ -139,7 +141,7 @@ class StepModule(nn.Module):
         *pages: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """See step_stage. Own positions before `own` are read from the pages, this token's come from itself."""
-        t3, most_prefix, device = self.t3, prefixes.shape[4], tokens.device
+        t3, most_prefix, device = self.t3, prefixes.shape[2], tokens.device
         # ONNX's GatherND takes no other.
         voice, tile_rows, tile_voice, place, tables = (
             index.long() for index in (voice, tile_rows, tile_voice, place, tables)
@@ -158,16 +160,17 @@ class StepModule(nn.Module):
             kept.append(torch.stack((key, value)))
             query = query * HEAD**-0.5  # a power of two: exact
             # Each is gathered by itself: a slice of what was gathered would be one copy more.
-            kinds = pages[layer].flatten(0, 1)
-            own_keys, own_values = kinds[2 * tables], kinds[2 * tables + 1]  # (rows, pages, heads, PAGE, 64)
+            kinds, read, spoken = pages[layer], _not_before(query, tables), _not_before(query, tile_voice)
+            own_keys, own_values = kinds[2 * read], kinds[2 * read + 1]  # (rows, pages, heads, PAGE, 64)
+            prefix_keys, prefix_values = (prefixes[_in_bank(t3, spoken, layer, kind)] for kind in (0, 1))
             # Keys on the left: transposed, they would be copied (a single query on the right would be padded).
-            to_prefix = _by_row((_of_bank(prefixes, tile_voice, layer, 0) @ _by_tile(query, tile_rows).mT).mT, place)
+            to_prefix = _by_row((prefix_keys @ _by_tile(query, tile_rows).mT).mT, place)
             to_own = _by_position((query[:, None, :, None] @ own_keys.mT)[..., 0, :])
             to_self = (query * key).sum(-1, keepdim=True)
             scores = torch.cat((to_prefix, to_own, to_self), 2).float().masked_fill(~visible, -torch.inf)
             weights = scores.softmax(2).to(value.dtype)
             of_prefix, of_own, of_self = weights.tensor_split((most_prefix, weights.shape[2] - 1), 2)
-            from_prefix = _by_row(_by_tile(of_prefix, tile_rows) @ _of_bank(prefixes, tile_voice, layer, 1), place)
+            from_prefix = _by_row(_by_tile(of_prefix, tile_rows) @ prefix_values, place)
             from_own = _by_page(of_own, tables.shape[1]) @ own_values.masked_fill(unfilled, 0)
             return (from_prefix + from_own.sum(1)[:, :, 0] + of_self * value).flatten(1)
 
@@ -175,12 +178,18 @@ class StepModule(nn.Module):
         return _logits(t3, hidden), torch.stack(kept)
 
 
-def _of_bank(prefixes: Tensor, voice: Tensor, layer: int, kind: int) -> Tensor:
-    """Keys (0) or values (1) of these voices (N,), (N, heads, most_prefix, 64).
+def _not_before(query: Tensor, index: Tensor) -> Tensor:
+    """The index as it is, but known only when the query is.
 
-    One gather in the flat bank: a slice by layer would copy all voices first.
+    What a layer gathers depends on nothing that the layers before compute: TensorRT would gather for all of them at
+    once, and hold 24 times what one needs. No number's magnitude is below zero, nor is NaN's.
     """
-    return prefixes.flatten(0, 2)[(voice * prefixes.shape[1] + layer) * 2 + kind]
+    return index + (query.flatten()[:1].abs() < 0).to(index.dtype)
+
+
+def _in_bank(t3: T3, voice: Tensor, layer: int, kind: int) -> Tensor:
+    """Where in the flat bank the keys (0) or values (1) of these voices lie."""
+    return (voice * t3.sizes.layers + layer) * 2 + kind
 
 
 def _by_tile(by_row: Tensor, tile_rows: Tensor) -> Tensor:
@@ -240,7 +249,7 @@ class _Example:
         turns = [index % len(voices) for index in range(count)]
         return {
             "prefix_lengths": torch.tensor([voices[turn].length for turn in turns], dtype=torch.int32),
-            "prefixes": torch.stack([bank[turn].float().cpu() for turn in turns]),
+            "prefixes": torch.stack([bank[turn].float().cpu() for turn in turns]).flatten(0, 2),
         }
 
     @torch.inference_mode()
@@ -292,10 +301,12 @@ class _StepExample(_Example):
 
     def _pool(self, bank: dict[str, Tensor], pool: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Each layer's pages, filled with what voices left at positions drawn at random."""
-        filled = bank["prefixes"][0, :, :, :, : int(bank["prefix_lengths"][0])]
+        of_one = 2 * self._t3.sizes.layers
+        one = bank["prefixes"][:of_one].view(-1, 2, *bank["prefixes"].shape[1:])
+        filled = one[:, :, :, : int(bank["prefix_lengths"][0])]
         drawn = torch.randint(filled.shape[3], (pool, PAGE), generator=generator)
         return {
-            f"pages_{layer}": of_layer[:, :, drawn].permute(2, 0, 1, 3, 4).contiguous()
+            f"pages_{layer}": of_layer[:, :, drawn].permute(2, 0, 1, 3, 4).flatten(0, 1)
             for layer, of_layer in enumerate(filled)
         }
 

@@ -130,8 +130,36 @@ class TestWithEngines:
     def test_what_graphs_cannot_hold_is_not_captured(self, installed: Installed, tmp_path: Path) -> None:
         installed.build(tmp_path, tiny_stages(), made={"vocoder": {"capturable": False}})
         found = chosen(tmp_path)
+        assert [found.by_engine(unit) for unit in UNITS] == [True, True, False]
+        assert "graphs cannot hold TensorRT-RTX sm86 float16, and nobody measured it" in found.summary
+        found = chosen(tmp_path, backend="tensorrt")
         assert [found.captured(unit) for unit in UNITS] == [True, True, False]
         assert found.by_engine("vocoder")
+
+    def test_only_t3_decides_the_precision(self, installed: Installed, tmp_path: Path) -> None:
+        installed.build(tmp_path, [stage for stage in tiny_stages() if stage.name in STAGES["vocoder"]])
+        found = chosen(tmp_path)
+        assert found.by_engine("vocoder")
+        assert found.dtype == torch.bfloat16
+
+    @pytest.mark.parametrize("where", ["find_engines", "load_engines"])
+    def test_whatever_engines_raise_auto_goes_on(
+        self,
+        where: str,
+        installed: Installed,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        installed.build(tmp_path, tiny_stages())
+        monkeypatch.setattr(module, where, fail)
+        found = chosen(tmp_path)
+        assert found.summary.startswith("CUDA graphs, because PermissionError: ")
+        assert found.engines.failed == ("unusable",)
+        assert "TensorRT engines are not used: PermissionError" in caplog.text
 
     def test_engines_of_other_weights_are_passed_over_with_a_warning(
         self, installed: Installed, tmp_path: Path, caplog: pytest.LogCaptureFixture

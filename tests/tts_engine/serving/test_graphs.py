@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from tests.tts_engine.serving.served import Plain, calm, settings_for, write_voi
 from tts_engine.chatterbox.chunk_policy import ChunkPolicy
 from tts_engine.chatterbox.flow import FlowSizes
 from tts_engine.chatterbox.model import Chatterbox, load
+from tts_engine.chatterbox.packing import bucket_of
 from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
 from tts_engine.chatterbox.sampling import SamplingSettings
@@ -39,18 +41,85 @@ from tts_engine.chatterbox.vocoder import VocoderSizes
 from tts_engine.chatterbox.windows import SpeechState
 from tts_engine.engine import SpeechRequest
 from tts_engine.serving.engine import ChatterboxEngine
-from tts_engine.serving.graphs import CapturedCall, bucket_of
+from tts_engine.serving.graphs import CapturedCall
 from tts_engine.serving.laps import Laps, to_host
 from tts_engine.serving.speech_runner import SpeechRunner
 from tts_engine.serving.speech_shapes import EngineShapes
-from tts_engine.serving.step_shapes import STEP_ROWS
 from tts_engine.serving.t3_runner import Begin, T3Runner
 from tts_engine.tensorrt.engine_flow import EngineFlow
 from tts_engine.tensorrt.engine_vocoder import EngineVocoder
+from tts_engine.tensorrt.faults import TensorRtError
 from tts_engine.tensorrt.flow_stages import encoder_stage, estimator_stage
+from tts_engine.tensorrt.graph_scope import current_scope
 from tts_engine.tensorrt.profiles import Profile
 from tts_engine.tensorrt.session import ModuleSession
+from tts_engine.tensorrt.step_shapes import STEP_ROWS
 from tts_engine.tensorrt.vocoder_stage import vocoder_stage
+
+
+class FakeCapture:
+    """torch.cuda.graph: ending a capture that has failed raises an error in place of what went wrong."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+class Context:
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+
+    def refusal(self, stream: int) -> str:
+        return self.why
+
+
+class TestCapturing:
+    @pytest.fixture(autouse=True)
+    def on_a_made_up_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=0)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        monkeypatch.setattr(torch.cuda, "graph", FakeCapture)
+
+    @pytest.mark.parametrize("fault", [TensorRtError("the engine t3_step did not run"), RuntimeError("illegal")])
+    def test_what_went_wrong_is_what_is_raised(self, fault: Exception) -> None:
+        calls: list[int] = []
+
+        def function() -> tuple[torch.Tensor, ...]:
+            calls.append(1)
+            if len(calls) == 3:
+                raise fault
+            return ()
+
+        with pytest.raises(type(fault), match=str(fault)) as raised:
+            CapturedCall(function, {}, None)
+        assert raised.value is fault
+        assert current_scope() is None
+
+    @pytest.mark.parametrize("why", ["", "no graph can hold the engine t3_step"])
+    def test_one_that_no_graph_can_hold_is_called_each_time(self, why: str, caplog: pytest.LogCaptureFixture) -> None:
+        scopes: list[object] = []
+
+        def function(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            scope = current_scope()
+            scopes.append(scope)
+            if scope is not None:
+                scope.keep("session", scope.place("session"), Context(why))
+            return (x + 1,)
+
+        call = CapturedCall(function, {"x": torch.zeros(3)}, None)
+        assert len(scopes) == (2 if why else 3)
+        (result,) = call(x=torch.ones(2))
+        assert scopes[-1] is (None if why else scopes[0])
+        assert result.tolist() == ([2, 2, 1] if why else [1, 1, 1])
+        assert caplog.text.count(f"launched without a graph: {why}") == bool(why)
+
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,10 +15,11 @@ from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.errors import EngineError
 from tts_engine.serving import loading
 from tts_engine.serving.backends import Backends
-from tts_engine.serving.loading import POSITIONS, not_here
+from tts_engine.serving.loading import POSITIONS, EnginesLostError, not_here
 from tts_engine.serving.settings import WorkerSettings
 from tts_engine.tensorrt.engines import Engines
 from tts_engine.tensorrt.faults import TensorRtError
+from tts_engine.tensorrt.profiles import MOST_PAGES
 from tts_engine.tensorrt.selection import UNITS, Offer, choose
 from tts_engine.tensorrt.session import Session
 
@@ -171,6 +172,61 @@ class TestEnginesThatFail:
             self.serve(serve, monkeypatch, TensorRtError("the engine vocoder did not run"), backend="tensorrt")
         with pytest.raises(EngineError, match="the GPU has no room for the model"):
             self.serve(serve, monkeypatch, torch.OutOfMemoryError("none"), backend="tensorrt")
+
+    def test_a_gpu_that_is_useless_then_is_said(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An illegal access is final: nothing can be done in this process any more."""
+
+        def poisoned(_: object) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might")
+
+        monkeypatch.setattr(loading, "_free", poisoned)
+        with pytest.raises(
+            EnginesLostError, match=r"failed \(TensorRT engines: RuntimeError: operation failed\) and have"
+        ):
+            self.serve(serve, monkeypatch, RuntimeError("operation failed\nmore"))
+
+    @pytest.mark.parametrize("fault", [RuntimeError("operation failed"), ValueError("no profile"), TypeError("bad")])
+    def test_faults_of_a_capture_are_the_engines(
+        self, fault: Exception, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.serve(serve, monkeypatch, fault).loaded.measures.plans_failed["unusable"].value == 1
+        assert f"given up: TensorRT engines: {type(fault).__name__}: {fault}" in caplog.text
+
+    def test_after_one_process_was_lost_the_next_does_without(
+        self, small_model: Path, voices_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[str] = []
+
+        def choose_backends(*arguments: Any) -> Backends:
+            given.append(arguments[3])
+            raise EngineError("enough")
+
+        monkeypatch.setattr(loading, "choose_backends", choose_backends)
+        settings = WorkerSettings(settings_for(small_model, voices_dir), "cpu", 0.0, 4, engines_failed="lost")
+        with pytest.raises(EngineError, match="enough"):
+            loading.load(settings, lambda report: None)
+        assert given == ["lost"]
+
+
+class TestPagesOfEngines:
+    @pytest.mark.parametrize(("cfg_scale", "most"), [(0.0, MOST_PAGES - 1), (0.5, (MOST_PAGES - 1) // 2)])
+    def test_no_more_than_their_profiles_take(
+        self, cfg_scale: float, most: int, loaded: Chatterbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def pages(memory: int, *, by_engine: bool) -> int:
+            offers = {unit: Offer("engines" if by_engine else "") for unit in UNITS}
+            backends = Backends(choose("auto", offers, None), Engines(offers), torch.float32)
+            engine = settings_for(Path("model"), Path("voices"), kv_memory_mb=memory)
+            return loading._limits(WorkerSettings(engine, "cpu", cfg_scale, 256), loaded, backends).pages
+
+        sizes = loaded.sizes
+        page = sizes.layers * 2 * sizes.heads * 32 * 64 * 4 * (2 if cfg_scale else 1)
+        assert most - 100 < pages(most * page // 1_000_000, by_engine=True) <= most
+        assert not caplog.text
+        beyond = (most + 200) * page // 1_000_000 + 1
+        assert pages(beyond, by_engine=True) == most
+        assert f"T3's TensorRT engines take {most}" in caplog.text
+        assert pages(beyond, by_engine=False) > most
 
 
 class Broken:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tts_engine.chatterbox.packing import BatchShape
-from tts_engine.serving.graphs import bucket_of
+from tts_engine.chatterbox.packing import BatchShape, bucket_of
 from tts_engine.serving.loading import CHUNK_TOKENS, WINDOW_FRAMES
 from tts_engine.serving.speech_shapes import (
     BATCH_COST,

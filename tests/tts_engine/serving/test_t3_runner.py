@@ -11,11 +11,11 @@ from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache, StepReads
 from tts_engine.chatterbox.sampling import SamplingSettings
 from tts_engine.chatterbox.t3 import VoicePrefix
-from tts_engine.serving import step_shapes
-from tts_engine.serving.step_shapes import EngineShapes, StepShape
 from tts_engine.serving.t3_runner import Begin, T3Runner
+from tts_engine.tensorrt import step_shapes
 from tts_engine.tensorrt.engine_t3 import EnginePasses
 from tts_engine.tensorrt.session import ModuleSession
+from tts_engine.tensorrt.step_shapes import EngineShapes, StepShape
 from tts_engine.tensorrt.t3_stages import prefill_stage, step_stage
 
 SLOTS, PAGES, VOICES = 4, 40, 3

@@ -114,7 +114,7 @@ def test_it_says_that_it_is_ready_and_speaks_until_it_is_told_to_stop(settings: 
         ready = worker.until(lambda report: True)
         assert isinstance(ready, Ready)
         assert ready.built_in_voice
-        assert ready.summary.endswith("on cpu as float32, eager: no GPU")
+        assert ready.summary.endswith("on cpu as float32, eager, because there is no GPU")
         worker.say(speak(1), speak(2, OTHER, "bob"), Deadline(2, time.monotonic() + 1))
         heard: dict[int, Pcm] = {}
         while len(heard) < 2:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,42 @@ class TestStart:
             await starting
         assert hosts.made[0].killed
         await handle.stop()
+
+
+class TestEnginesThatFail:
+    """Whatever TensorRT did to a worker, the next does without it; it does not go on for ever."""
+
+    GPU = replace(SETTINGS, device="cuda:0", engine=replace(SETTINGS.engine, engines_dir=Path("engines")))
+
+    @pytest.mark.parametrize("word", [True, False])
+    async def test_the_next_start_goes_without(self, word: bool, caplog: pytest.LogCaptureFixture) -> None:
+        def script(host: FakeHost) -> None:
+            if host.settings.engines_failed:
+                host.ready()
+                return
+            if word:
+                host.say(CannotStart("useless", engines_failed=True))
+            host.end()
+
+        hosts = Hosts(script)
+        handle = WorkerHandle(self.GPU, hosts, lambda report: None, lambda: None)
+        await asyncio.wait_for(handle.start(), 10)
+        assert [bool(host.settings.engines_failed) for host in hosts.made] == [False, True]
+        assert "it is started once more, without TensorRT's engines" in caplog.text
+        await handle.stop()
+
+    async def test_and_no_more_than_once(self) -> None:
+        hosts = Hosts(FakeHost.end)
+        handle = WorkerHandle(self.GPU, hosts, lambda report: None, lambda: None)
+        with pytest.raises(EngineError, match="ended while it was loading"):
+            await asyncio.wait_for(handle.start(), 10)
+        assert len(hosts.made) == 2
+        await handle.stop()
+
+    def test_systemd_waits_for_two_starts(self) -> None:
+        text = (Path(__file__).parents[3] / "systemd" / "chatterline-gpu.conf").read_text()
+        (seconds,) = re.findall(r"^TimeoutStartSec=(\d+)$", text, re.MULTILINE)
+        assert int(seconds) > 2 * worker_handle.START_S
 
 
 class TestReports:

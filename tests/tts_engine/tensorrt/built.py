@@ -29,11 +29,13 @@ class Installed:
             "tensorrt-rtx": TensorRtRtx(FakeTrt(RTX_VERSION)),
             "tensorrt": TensorRt(FakeTrt(VERSION)),
         }
-        self._names = names or tuple(self.flavours)
+        self.names = names or tuple(self.flavours)
         patch.setattr(engines, "find_flavour", self._find)
 
-    def _find(self, wanted: str, gpu: object = None) -> Flavour:
-        if wanted not in self._names:
+    def _find(self, wanted: str | None, gpu: object = None) -> Flavour:
+        if wanted is None:
+            wanted = next(iter(self.names), None)
+        if wanted not in self.names:
             raise NotInstalledError(f"{wanted} is not installed")
         return self.flavours[wanted]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -48,7 +48,7 @@ class Made:
     profiles: Sequence[Profile]
     half: torch.dtype = torch.float32
     scratch: int = 1000
-    capturable: bool = True
+    capturable: bool | Callable[[Context], bool] = True
     runs: bool = True
     contexts: list[Context] = field(default_factory=list)
 
@@ -198,7 +198,8 @@ class Context:
         return address % ALIGNMENT == 0
 
     def is_stream_capturable(self, stream: int) -> bool:
-        return self.engine.made.capturable
+        capturable = self.engine.made.capturable
+        return capturable if isinstance(capturable, bool) else capturable(self)
 
     def execute_async_v3(self, stream: int) -> bool:
         made = self.engine.made

@@ -4,8 +4,13 @@ stages go the whole way in test_real_widths.py.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Mapping
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from tests.tts_engine.tensorrt.tiny_onnx import INPUTS, OUTPUTS
 from tts_engine.chatterbox.checkpoint import S3GEN_FILE, T3_FILES
 from tts_engine.tensorrt import build_all as module
 from tts_engine.tensorrt import manifest as manifest_module
-from tts_engine.tensorrt.build_all import STAGES, Order, Outcome, build_all, check_stages, space_needed
+from tts_engine.tensorrt.build_all import STAGES, Order, Outcome, build_all, check_stages, export_all, space_needed
 from tts_engine.tensorrt.builder import Options
 from tts_engine.tensorrt.faults import BuildError
 from tts_engine.tensorrt.flavour import Flavour, TensorRt, find_flavour
@@ -28,7 +33,7 @@ from tts_engine.tensorrt.plan_store import PlanStore
 from tts_engine.tensorrt.ports import Stage
 from tts_engine.tensorrt.profiles import PROFILES
 
-FOLDER = "sm86-fp16-tensorrt"
+MAKE_ONNX = module.make_onnx
 A10G = Options(target=(8, 6), gpu=(8, 6))
 
 
@@ -63,6 +68,13 @@ def tiny_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load", lambda directory: None)
 
 
+def folder(store: PlanStore, prefix: str = "sm86-fp16-tensorrt") -> str:
+    """Of the one set that there is."""
+    (name,) = [entry.folder.name for entry in store.list()]
+    assert re.fullmatch(prefix + "-[0-9a-f]{8}", name)
+    return name
+
+
 class Reports:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, float | None]] = []
@@ -89,26 +101,25 @@ def built(outcomes: list[Outcome]) -> list[str]:
 class TestRtx:
     """For real, without a GPU."""
 
-    FOLDER = "sm86-fp16-tensorrt-rtx"
-
     def test_plans_and_manifest(self, weights: Path, store: PlanStore) -> None:
         pytest.importorskip("tensorrt_rtx")
         reports, flavour = Reports(), find_flavour("tensorrt-rtx")
         outcomes = build_all(order(weights, options=Options(target=(8, 6))), flavour, store, reports)
         assert built(outcomes) == reports.built() == ["vocoder", "estimator"]
-        manifest = store.manifest(self.FOLDER)
+        name = folder(store, "sm86-fp16-tensorrt-rtx")
+        manifest = store.manifest(name)
         assert (manifest.target, manifest.precision, manifest.model) == ("sm86", "fp16", "turbo")
         assert manifest.version == flavour.version
         assert {"python", "torch", "onnx"} <= set(manifest.tools)
         for outcome in outcomes:
             plan = manifest.plan(outcome.plan.stage, store.directory)
             assert plan == outcome.plan
-            assert len(store.read(self.FOLDER, plan)) == plan.bytes
+            assert len(store.read(name, plan)) == plan.bytes
             assert (plan.inputs, plan.outputs, plan.profiles) == (INPUTS, OUTPUTS, tiny_onnx.PROFILES)
             assert plan.scratch_bytes > 0
             assert plan.weights_bytes > 0
         left = {path.name for path in store.directory.iterdir()}
-        assert left == {self.FOLDER, ".lock"}
+        assert left == {name, ".lock"}
 
 
 class TestBuild:
@@ -125,39 +136,54 @@ class TestBuild:
     def test_only_what_is_missing(self, weights: Path, store: PlanStore) -> None:
         build_all(order(weights, stages=("vocoder",)), double(), store, Reports())
         assert built(build_all(order(weights), double(), store, Reports())) == ["estimator"]
-        assert set(store.manifest(FOLDER).plans) == {"vocoder", "estimator"}
+        assert set(store.manifest(folder(store)).plans) == {"vocoder", "estimator"}
 
     def test_another_precision_lies_beside(self, weights: Path, store: PlanStore) -> None:
         one = ("vocoder",)
         build_all(order(weights, stages=one), double(), store, Reports())
         build_all(order(weights, stages=one, precision="bf16"), double(), store, Reports())
-        assert [entry.folder.name for entry in store.list()] == ["sm86-bf16-tensorrt", FOLDER]
+        assert [entry.folder.name[:18] for entry in store.list()] == ["sm86-bf16-tensorrt", "sm86-fp16-tensorrt"]
 
     def test_a_damaged_plan_is_built_again(self, weights: Path, store: PlanStore) -> None:
         build_all(order(weights), double(), store, Reports())
-        os.truncate(store.plan_path(FOLDER, "vocoder"), 100)
+        os.truncate(store.plan_path(folder(store), "vocoder"), 100)
         assert built(build_all(order(weights), double(), store, Reports())) == ["vocoder"]
-        assert store.is_whole(FOLDER, store.manifest(FOLDER).plans["vocoder"])
+        assert store.is_whole(folder(store), store.manifest(folder(store)).plans["vocoder"])
 
     def test_a_damaged_manifest_counts_for_nothing(self, weights: Path, store: PlanStore) -> None:
         build_all(order(weights), double(), store, Reports())
-        (store.directory / FOLDER / "manifest.json").write_text("{")
+        (store.directory / folder(store) / "manifest.json").write_text("{")
         assert built(build_all(order(weights), double(), store, Reports())) == ["vocoder", "estimator"]
 
-    def test_weights_that_changed_make_all_of_it_stale(self, weights: Path, store: PlanStore) -> None:
+    def test_weights_that_changed_are_another_set(self, weights: Path, store: PlanStore) -> None:
         build_all(order(weights), double(), store, Reports())
-        data = bytearray((weights / S3GEN_FILE).read_bytes())
-        data[-1] ^= 1
-        (weights / S3GEN_FILE).write_bytes(data)
+        before, content = folder(store), (weights / S3GEN_FILE).read_bytes()
+        (weights / S3GEN_FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert built(build_all(order(weights, stages=("vocoder",)), double(), store, Reports())) == ["vocoder"]
-        assert set(store.manifest(FOLDER).plans) == {"vocoder"}
-        assert not store.plan_path(FOLDER, "estimator").exists()
+        (new,) = [entry for entry in store.list() if entry.folder.name != before]
+        assert new.manifest is not None
+        assert set(new.manifest.plans) == {"vocoder"}
+        (weights / S3GEN_FILE).write_bytes(content)
+        assert built(build_all(order(weights), double(), store, Reports())) == [], "the old set is whole still"
+
+    def test_another_version_is_another_set(self, weights: Path, store: PlanStore) -> None:
+        build_all(order(weights), double(), store, Reports())
+        newer = TensorRt(fake_tensorrt("11.4.1.2"))
+        assert built(build_all(order(weights, stages=("vocoder",)), newer, store, Reports())) == ["vocoder"]
+        assert built(build_all(order(weights), double(), store, Reports())) == []
+        assert len(store.list()) == 2
+
+    def test_when_it_was_built(self, weights: Path, store: PlanStore) -> None:
+        started = int(time.time())
+        build_all(order(weights), double(), store, Reports())
+        assert started <= store.manifest(folder(store)).built <= time.time()
 
     @pytest.mark.parametrize("options", [replace(A10G, level=2), replace(A10G, workspace_bytes=64 << 20)])
     def test_other_options_are_another_build(self, weights: Path, store: PlanStore, options: Options) -> None:
         one = ("vocoder",)
         build_all(order(weights, stages=one), double(), store, Reports())
         assert built(build_all(order(weights, stages=one, options=options), double(), store, Reports())) == ["vocoder"]
+        assert built(build_all(order(weights, stages=one), double(), store, Reports())) == []
 
     def test_profiles_that_changed_are_another_build(
         self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch
@@ -180,12 +206,52 @@ class TestFaults:
         assert not store.directory.exists()
 
     def test_no_room(self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        import shutil
-
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
         with pytest.raises(BuildError, match=r"0\.0 GB free; building vocoder, estimator takes up to"):
             build_all(order(weights), double(), store, Reports())
-        assert not store.directory.exists()
+        assert [path.name for path in store.directory.iterdir()] == [".lock"]
+
+    def test_what_a_killed_build_left_makes_room(
+        self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Space is looked at after it is gone."""
+        with store.scratch() as killed:
+            left = killed.with_name(killed.name + "x")
+        left.mkdir(parents=True)
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 0 if left.exists() else 1 << 40)
+        )
+        assert built(build_all(order(weights), double(), store, Reports())) == ["vocoder", "estimator"]
+
+    def test_what_another_built_meanwhile_is_found(
+        self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Up to the lock somebody else may have built."""
+        locked = store.locked
+
+        @contextmanager
+        def late() -> Iterator[None]:
+            build_all(order(weights, stages=("vocoder",)), double(), PlanStore(store.directory), Reports())
+            with locked():
+                yield
+
+        monkeypatch.setattr(store, "locked", late)
+        assert built(build_all(order(weights), double(), store, Reports())) == ["estimator"]
+        assert set(store.manifest(folder(store)).plans) == {"vocoder", "estimator"}
+
+    @pytest.mark.parametrize("step", ["export", "check", "convert"])
+    def test_a_disk_fault_on_the_way(
+        self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        def fault(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        for name in ("export", "check", "convert"):
+            monkeypatch.setattr(module, name, fault if name == step else lambda *_, **__: None)
+        monkeypatch.setattr(module, "make_onnx", MAKE_ONNX)
+        with pytest.raises(BuildError, match=f"no space is left for {store.directory}"):
+            build_all(order(weights), double(), store, Reports())
+        assert [path.name for path in store.directory.iterdir()] == [".lock"]
 
     def test_what_was_finished_before_stays(
         self, weights: Path, store: PlanStore, monkeypatch: pytest.MonkeyPatch
@@ -201,12 +267,43 @@ class TestFaults:
             patch.setattr(store, "write_plan", full)
             with pytest.raises(BuildError, match="no space is left"):
                 build_all(order(weights), double(), store, Reports())
-        assert set(store.manifest(FOLDER).plans) == {"vocoder"}
+        assert set(store.manifest(folder(store)).plans) == {"vocoder"}
         assert built(build_all(order(weights), double(), store, Reports())) == ["estimator"]
 
     def test_two_at_once(self, weights: Path, store: PlanStore) -> None:
         with store.locked(), pytest.raises(BuildError, match="by another process"):
             build_all(order(weights), double(), PlanStore(store.directory), Reports())
+
+
+class TestExport:
+    def test_appears_whole(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With its weights beside it, and over what was there."""
+        out = tmp_path / "onnx"
+        out.mkdir()
+        (out / "vocoder.onnx").write_text("old")
+
+        def make_onnx(made: Stage, folder: Path, *_: object) -> Path:
+            assert (out / "vocoder.onnx").read_text() == "old"
+            (folder / "vocoder.onnx.data").write_text("weights")
+            (folder / "vocoder.onnx").write_text("new")
+            return folder / "vocoder.onnx"
+
+        monkeypatch.setattr(module, "make_onnx", make_onnx)
+        assert export_all(weights, out, ("vocoder",), "fp32", Reports()) == [out / "vocoder.onnx"]
+        assert (out / "vocoder.onnx").read_text() == "new"
+        assert {path.name for path in out.iterdir()} == {"vocoder.onnx", "vocoder.onnx.data", ".lock"}
+
+    def test_or_not_at_all(self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def half(made: Stage, path: Path, **_: object) -> None:
+            path.write_text("half")
+            raise OSError("512 requested and 7 written")
+
+        monkeypatch.setattr(module, "make_onnx", MAKE_ONNX)
+        monkeypatch.setattr(module, "export", half)
+        out = tmp_path / "onnx"
+        with pytest.raises(BuildError, match=f"{out}.*: 512 requested and 7 written"):
+            export_all(weights, out, ("vocoder",), "fp32", Reports())
+        assert [path.name for path in out.iterdir()] == [".lock"]
 
 
 class TestTensorRt:
@@ -219,13 +316,13 @@ class TestTensorRt:
         outcomes = build_all(order(weights, options=self.OPTIONS), flavour, store, Reports())
         assert built(outcomes) == ["vocoder", "estimator"]
         assert store.timing_cache("sm86", "tensorrt", flavour.version) == b"sm86:measured measured "
-        assert store.manifest("sm86-fp16-tensorrt").flavour == "tensorrt"
+        assert store.manifest(folder(store)).flavour == "tensorrt"
 
     def test_what_the_builder_was_told(self, weights: Path, store: PlanStore) -> None:
         import json
 
         build_all(order(weights, options=self.OPTIONS), TensorRt(fake_tensorrt()), store, Reports())
-        told = json.loads(store.plan_path("sm86-fp16-tensorrt", "vocoder").read_bytes())
+        told = json.loads(store.plan_path(folder(store), "vocoder").read_bytes())
         assert told["limits"] == {"WORKSPACE": 1 << 30}
         assert (told["level"], told["flags"], told["verbosity"], told["network"]) == (4, [], "DETAILED", 2)
 

@@ -11,7 +11,7 @@ import torch
 from tests.tts_engine.tensorrt import tiny_onnx
 from tests.tts_engine.tensorrt.tiny_onnx import INPUTS, OUTPUTS, PROFILES, WIDTH
 from tts_engine.tensorrt.build_log import Tensor
-from tts_engine.tensorrt.builder import Built, Options, Ports, build_plan, profile_shapes
+from tts_engine.tensorrt.builder import Built, Options, Ports, _configuration, build_plan, profile_shapes
 from tts_engine.tensorrt.faults import BuildError
 from tts_engine.tensorrt.flavour import Flavour, find_flavour
 from tts_engine.tensorrt.ports import Port
@@ -72,6 +72,17 @@ class TestReadBack:
         path = tiny_onnx.write(tmp_path / "tiny.onnx", "bfloat16")
         built = build_plan(flavour, path, PROFILES[:1], replace(PORTS, half=torch.bfloat16), SM86)
         assert named(built)["x"].dtype == named(built)["y"].dtype == "bfloat16"
+
+
+class TestConfiguration:
+    def test_what_the_builder_is_told(self, flavour: Flavour) -> None:
+        """Graphs can hold what is built."""
+        trt = flavour.module
+        builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+        config = _configuration(flavour, builder, replace(SM86, level=2))
+        assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        assert not config.get_flag(trt.BuilderFlag.TF32)
+        assert config.builder_optimization_level == 2
 
 
 class TestProgress:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.tts_engine.tensorrt import fake_trt
 from tests.tts_engine.tensorrt.fake_trt import FakeTrt, Made, Strategy
 from tts_engine.tensorrt import engine_session
 from tts_engine.tensorrt.engine_session import ALIGNMENT, EngineSession, Scratch
 from tts_engine.tensorrt.faults import PlanError, TensorRtError
 from tts_engine.tensorrt.flavour import TensorRt, TensorRtRtx
+from tts_engine.tensorrt.graph_scope import GraphScope
 from tts_engine.tensorrt.ports import Port, Stage
 from tts_engine.tensorrt.profiles import Profile
 
@@ -198,33 +203,52 @@ class TestRunning:
 
 
 class TestGraphs:
-    def test_captured_sizes_keep_a_context_of_their_own(self, capture: list[bool]) -> None:
+    def test_each_call_of_a_graph_keeps_a_context_of_its_own(self, capture: list[bool]) -> None:
         plan = made()
         session = session_of(plan)
-        for rows, frames in ((16, 8), (4, 8), (2, 64)):
-            given = inputs(rows, frames)
-            session.run(given)
-            capture.append(True)
-            for _ in range(2):  # the estimator is run twice in a graph
-                session.run(given)
-            capture.clear()
-        assert [context.profile for context in plan.contexts] == [0, 0, 1]
-        session.run(inputs(3, 3))
-        assert len(plan.contexts) == 4, "others have one that no graph knows"
+        scopes = [captured(session, capture, sizes, sizes) for sizes in ((16, 8), (4, 8), (2, 64))]
+        assert [context.profile for context in plan.contexts] == [0, 0, 0, 0, 1, 1]
+        assert [len(context.executed) for context in plan.contexts] == [3] * 6, "two calls before, and the captured one"
         session.run(inputs(16, 8))
-        assert [context.shapes["x"][:2] for context in plan.contexts] == [(16, 8), (4, 8), (2, 64), (3, 3)]
-        assert [len(context.executed) for context in plan.contexts] == [4, 3, 3, 1]
+        session.run(inputs(3, 3))
+        assert len(plan.contexts) == 7, "all other calls share one that no graph knows"
+        assert [context.shapes["x"][:2] for context in plan.contexts[:6:2]] == [(16, 8), (4, 8), (2, 64)]
+        assert [len(context.executed) for context in plan.contexts] == [3] * 6 + [2]
+        assert not any(scope.refusal(0) for scope in scopes)
+
+    def test_a_graph_that_cannot_hold_a_call_says_which(self, capture: list[bool]) -> None:
+        plan = made(capturable=lambda context: context.shapes["x"][0] < 10)
+        session = session_of(plan)
+        assert session.capturable, "at the least sizes"
+        assert not captured(session, capture, (4, 8)).refusal(0)
+        assert captured(session, capture, (4, 8), (16, 8)).refusal(0) == (
+            "no graph can hold the engine doubled at [16, 8, 8] [16]"
+        )
 
     @pytest.mark.parametrize("before", [None, (2, 4)])
     def test_a_graph_wants_a_call_of_its_sizes_before(
         self, capture: list[bool], before: tuple[int, int] | None
     ) -> None:
-        plan = made()
-        session = session_of(plan)
-        if before:
-            session.run(inputs(*before))
-        capture.append(True)
-        with pytest.raises(RuntimeError, match=r"a graph of x \[2, 5, 8\], .* needs a call of the same before it"):
+        session: EngineSession = session_of(made())
+        scope: GraphScope[Any] = GraphScope()
+        with scope:
+            if before:
+                session.run(inputs(*before))
+            scope.begin()
+            capture.append(True)
+            with pytest.raises(TensorRtError, match=r"a graph of x \[2, 5, 8\], .* needs a call of the same before it"):
+                session.run(inputs(2, 5))
+        with pytest.raises(TensorRtError, match="is captured outside of a GraphScope"):
+            session.run(inputs(2, 5))
+
+    @pytest.mark.parametrize("fault", ["shape", "context"])
+    def test_what_tensorrt_refuses_is_its_fault(self, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        session = session_of(made())
+        if fault == "shape":
+            monkeypatch.setattr(fake_trt.Context, "set_input_shape", lambda *_: False)
+        else:
+            monkeypatch.setattr(fake_trt.Engine, "create_execution_context", lambda *_: None)
+        with pytest.raises(TensorRtError, match="the engine doubled"):
             session.run(inputs(2, 5))
 
     @pytest.mark.parametrize("capturable", [True, False])
@@ -266,14 +290,32 @@ class TestGraphs:
 
     def test_what_was_captured_outlives_settling(self, capture: list[bool]) -> None:
         plan = made()
-        session, given = session_of(plan), inputs(2, 4)
-        session.run(given)
-        capture.append(True)
-        session.run(given)
-        capture.clear()
+        session = session_of(plan)
+        config = weakref.ref(session._contexts)
+        scope = captured(session, capture, (2, 4))
         session.settle()
-        session.run(given)
-        assert len(plan.contexts) == 1
+        session.run(inputs(2, 4))
+        assert len(plan.contexts) == 2, "a graph's context is for nobody else"
+        assert len(plan.contexts[0].executed) == 3
+        gc.collect()
+        assert config() is not None, "runtime configuration and cache live as long as what was made of them"
+        del scope
+        gc.collect()
+        assert config() is None
+
+
+def captured(session: EngineSession, capture: list[bool], *sizes: tuple[int, int]) -> GraphScope[Any]:
+    """A graph of calls of these sizes, as serving.graphs captures one."""
+    scope: GraphScope[Any] = GraphScope()
+    with scope:
+        for last in (False, False, True):
+            scope.begin()
+            if last:
+                capture.append(True)
+            for each in sizes:
+                session.run(inputs(*each))
+    capture.clear()
+    return scope
 
 
 class TestScratch:
@@ -293,7 +335,7 @@ class TestScratch:
         scratch = Scratch(torch.device("cpu"))
         session_of(made(), scratch=scratch).run(inputs(1, 2))
         session_of(made(), scratch=scratch)
-        with pytest.raises(RuntimeError, match="of 2000 bytes is in use and cannot grow to 8000"):
+        with pytest.raises(TensorRtError, match="of 2000 bytes is in use and cannot grow to 8000"):
             session_of(made(scratch=4000), scratch=scratch)
 
 

@@ -10,7 +10,7 @@ from tests.tts_engine.tensorrt.built import VERSION, Installed
 from tests.tts_engine.tensorrt.tiny_stages import tiny_stages
 from tts_engine.tensorrt import engine_session, engines
 from tts_engine.tensorrt.check_record import CHECK, CheckRecord, read_record
-from tts_engine.tensorrt.engines import KERNELS_SUFFIX, Engines, find_engines, load_engines
+from tts_engine.tensorrt.engines import KERNELS_SUFFIX, Engines, UnfitError, find_engines, load_engines
 from tts_engine.tensorrt.faults import PlanError
 from tts_engine.tensorrt.plan_store import MANIFEST, PlanStore
 from tts_engine.tensorrt.selection import PLAN_FAULTS, STAGES, UNITS
@@ -34,12 +34,12 @@ class TestFinding:
         found = find_engines(tmp_path, lambda: "digest", A10G, None)
         assert found.manifest.target == "sm86"
         assert found.title == "TensorRT-RTX sm86 float16"
-        assert found.folder == tmp_path / "sm86-fp16-tensorrt-rtx"
+        assert found.folder.name.startswith("sm86-fp16-tensorrt-rtx-")
         assert found.half == torch.float16
 
     def test_float16_first_then_tensorrt_or_what_is_asked_for(self, installed: Installed, tmp_path: Path) -> None:
         def folder(precision: str | None = None) -> str:
-            return find_engines(tmp_path, lambda: "digest", A10G, precision).folder.name  # type: ignore[arg-type]
+            return find_engines(tmp_path, lambda: "digest", A10G, precision).folder.name.rpartition("-")[0]  # type: ignore[arg-type]
 
         installed.build(tmp_path, tiny_stages(), flavour="tensorrt", precision="bf16")
         assert folder() == "sm86-bf16-tensorrt"
@@ -59,7 +59,7 @@ class TestFinding:
             raise AssertionError("3 GB")
 
         installed.build(tmp_path, tiny_stages())
-        with pytest.raises(PlanError, match=rf"^no engine for sm90 in {tmp_path} \(there are some for others\)$"):
+        with pytest.raises(PlanError, match=r"^the engines in .* are for sm86; the GPU here is sm90$"):
             find_engines(tmp_path, digest, H100, None)
         with pytest.raises(PlanError, match=r"^no engine for sm90 in /no/such/directory$"):
             find_engines(Path("/no/such/directory"), digest, H100, None)
@@ -82,8 +82,24 @@ class TestFinding:
     def test_the_flavour_is_not_installed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         installed = Installed(monkeypatch, "tensorrt")
         installed.build(tmp_path, tiny_stages())
-        with pytest.raises(PlanError, match="tensorrt-rtx is not installed"):
+        with pytest.raises(UnfitError, match=r"tensorrt-rtx is not installed; TensorRT .* is, for which") as raised:
             find_engines(tmp_path, lambda: "digest", A10G, None)
+        assert raised.value.word == "wrong_flavour"
+        installed.names = ()
+        with pytest.raises(UnfitError, match=r"^tensorrt-rtx is not installed$") as raised:
+            find_engines(tmp_path, lambda: "digest", A10G, None)
+        assert raised.value.word == "not_installed"
+
+    def test_a_directory_that_may_not_be_read(
+        self, installed: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(UnfitError, match="Permission denied") as raised:
+            find_engines(tmp_path, lambda: "digest", A10G, None)
+        assert raised.value.word == "unloadable"
 
     def test_a_damaged_manifest(self, installed: Installed, tmp_path: Path) -> None:
         manifest, _ = installed.build(tmp_path, tiny_stages())
@@ -182,6 +198,20 @@ class TestKernels:
         again = load_engines(find_engines(tmp_path, lambda: "digest", A10G, None), CPU)
         assert again.sessions["vocoder"].kernels() == b"of yesterday"  # type: ignore[attr-defined]
 
+    def test_a_start_that_is_cut_off_has_kept_what_it_compiled(
+        self, installed: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest, _ = installed.build(tmp_path, tiny_stages())
+        loaded = load_engines(find_engines(tmp_path, lambda: "digest", A10G, None), CPU)
+        loaded.keep_kernels()
+        kept = tmp_path / manifest.folder / f"t3_step{KERNELS_SUFFIX}"
+        kept.unlink()
+        loaded.keep_kernels()
+        assert not kept.exists(), "nothing was compiled since"
+        monkeypatch.setattr(engine_session.EngineSession, "kernels", lambda _: b"compiled more")
+        loaded.keep_kernels()
+        assert kept.read_bytes() == b"compiled more"
+
     def test_a_directory_that_cannot_be_written(
         self, installed: Installed, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -210,7 +240,8 @@ class TestWhatWasChecked:
 
     def test_it_reaches_the_offers(self, installed: Installed, tmp_path: Path) -> None:
         record = self.record(installed, tmp_path, faults={"flow": "estimator is off by 0.4"})
-        assert read_record(tmp_path / "sm86-fp16-tensorrt-rtx") == record
+        (folder,) = tmp_path.glob("sm86-*")
+        assert read_record(folder) == record
         loaded = self.load(tmp_path)
         assert (loaded.offers["t3"].slowdown, loaded.offers["vocoder"].slowdown) == (0.5, 1.4)
         assert "estimator is off by 0.4" in loaded.offers["flow"].fault

@@ -119,6 +119,22 @@ class TestTensorRt:
         assert not flavour.set_timing_cache(config, b"sm75:of a T4")
         assert flavour.get_timing_cache(config) == b"sm86:"
 
+    def test_a_timing_cache_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """TensorRT gives no cache for what it cannot read."""
+        module = fake_tensorrt()
+        flavour, config = TensorRt(module), module.Builder(None).create_builder_config()
+        create = config.create_timing_cache
+        monkeypatch.setattr(config, "create_timing_cache", lambda data: None if data else create(data))
+        assert not flavour.set_timing_cache(config, b"torn")
+        assert flavour.get_timing_cache(config) == b"sm86:"
+        monkeypatch.setattr(config, "create_timing_cache", lambda data: None)
+        assert not flavour.set_timing_cache(config, b"torn")
+
+    def test_without_the_flag_nothing_is_required(self) -> None:
+        module = fake_tensorrt()
+        assert not hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION")
+        TensorRt(module).require_capturable(module.Builder(None).create_builder_config())
+
     def test_contexts_have_no_memory_of_their_own(self) -> None:
         module = fake_tensorrt()
         engine = module.Runtime(None).deserialize_cuda_engine(module.PLAN)

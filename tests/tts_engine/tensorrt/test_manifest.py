@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +15,8 @@ from tests.tts_engine.tensorrt.fake_builder import fake_tensorrt
 from tts_engine.chatterbox.checkpoint import S3GEN_FILE, T3_FILES
 from tts_engine.tensorrt.faults import BuildError, PlanError
 from tts_engine.tensorrt.flavour import TensorRt, TensorRtRtx
-from tts_engine.tensorrt.manifest import FORMAT, RECIPE, Manifest, Plan, folder_name, weights_digest
-from tts_engine.tensorrt.ports import Port
+from tts_engine.tensorrt.manifest import FORMAT, RECIPE, Manifest, Plan, weights_digest
+from tts_engine.tensorrt.ports import Port, Stage
 from tts_engine.tensorrt.profiles import PROFILES, Profile
 
 HERE = Path("engines")
@@ -26,7 +28,7 @@ def plan(stage: str = "vocoder", **changes: Any) -> Plan:
         stage=stage,
         bytes=10,
         sha256="ab" * 32,
-        inputs=(Port("mel", "float32", ("rows", 80, "frames")), Port("pages", "half", ("pool", 2))),
+        inputs=(Port("mel", "float32", ("rows", 80, "frames")), Port("phase", "half", ("rows", 9))),
         outputs=(Port("wave", "float32", ("rows", "480*frames")),),
         profiles=PROFILES[stage],
         scratch_bytes=506_884_096,
@@ -54,11 +56,13 @@ def manifest(**changes: Any) -> Manifest:
 
 sizes = st.integers(0, 1 << 40)
 names = st.text(min_size=1, max_size=12)
+DIMS = ["rows", "tokens", "frames"]
 axes = st.one_of(sizes, st.sampled_from(["rows", "2*tokens", "480*frames"]))
 ports = st.builds(
     Port, names, st.sampled_from(["half", "float32", "int32", "int64", "bool"]), st.lists(axes, max_size=6).map(tuple)
 )
-profiles = st.builds(Profile, names, st.dictionaries(names, st.tuples(sizes, sizes, sizes), max_size=3))
+ranges = st.tuples(sizes, sizes, sizes)
+profiles = st.builds(Profile, names, st.fixed_dictionaries(dict.fromkeys(DIMS, ranges)))
 plans = st.builds(
     Plan,
     stage=st.just("estimator"),
@@ -66,7 +70,7 @@ plans = st.builds(
     sha256=names,
     inputs=st.lists(ports, max_size=3).map(tuple),
     outputs=st.lists(ports, max_size=3).map(tuple),
-    profiles=st.lists(profiles, max_size=3).map(tuple),
+    profiles=st.lists(profiles, min_size=1, max_size=3).map(tuple),
     scratch_bytes=sizes,
     weights_bytes=sizes,
     seconds=st.floats(0, 1e6),
@@ -115,6 +119,36 @@ class TestFile:
             Manifest.from_json(json.dumps(document), HERE)
         except PlanError as fault:
             assert str(fault).startswith("engines")
+
+    @pytest.mark.parametrize(
+        "axis", [-1, True, 0.5, None, "", "tokens", "0*rows", "-2*rows", "2*", "2*2*rows", "rows*2", "2 * rows", []]
+    )
+    def test_an_axis_is_a_size_or_a_multiple_of_a_known_one(self, axis: object) -> None:
+        document = json.loads(manifest().to_json())
+        document["plans"]["vocoder"]["inputs"][0]["shape"][1] = axis
+        with pytest.raises(PlanError, match="engines is damaged"):
+            Manifest.from_json(json.dumps(document), HERE)
+
+    def test_a_shape_is_a_list(self) -> None:
+        """A text is a sequence too."""
+        text = re.sub(r'"shape": \[[^\]]*\]', '"shape": "ab"', manifest().to_json())
+        with pytest.raises(PlanError, match="'ab' is no list"):
+            Manifest.from_json(text, HERE)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ('"seconds": 16.9', f'"seconds": {10**400}'),
+            ('"hardware_compatible": false', '"hardware_compatible": 0'),
+            ('"target": "sm86"', '"target": "../.."'),
+            ('"vocoder"', '"../../vocoder"'),
+        ],
+    )
+    def test_what_else_is_malformed(self, old: str, new: str) -> None:
+        text = manifest().to_json()
+        assert old in text
+        with pytest.raises(PlanError, match="engines is damaged"):
+            Manifest.from_json(text.replace(old, new), HERE)
 
     def test_a_plan_under_another_name(self) -> None:
         text = manifest().to_json().replace('"stage": "vocoder"', '"stage": "estimator"')
@@ -196,13 +230,31 @@ class TestPlans:
 
     def test_what_makes_it_another_build(self) -> None:
         """Plans, tools and the model's name do not: the digest says which weights."""
-        same = manifest(plans={}, tools={"torch": "2.6"}, model="/models/turbo")
+        same = manifest(plans={}, tools={"torch": "2.6"}, model="/models/turbo", built=7)
         assert manifest().same_build(same)
         changes = ({"weights": "x"}, {"version": "2"}, {"options": {"level": 5}}, {"hardware_compatible": True})
         assert not any(manifest().same_build(manifest(**change)) for change in changes)
 
     def test_the_folder(self) -> None:
-        assert manifest().folder == folder_name("sm86", "fp16", "tensorrt-rtx") == "sm86-fp16-tensorrt-rtx"
+        """One for each build: what makes it another one makes it another folder."""
+        assert re.fullmatch(r"sm86-fp16-tensorrt-rtx-[0-9a-f]{8}", manifest().folder)
+        same = manifest(plans={}, tools={}, model="/models/turbo", built=7)
+        assert same.folder == manifest().folder
+        changes = ({"weights": "x"}, {"version": "2"}, {"options": {"level": 5}}, {"hardware_compatible": True})
+        made = [manifest(**change).folder for change in (*changes, {"recipe": 0}, {"target": "sm89"}, {})]
+        assert len(set(made)) == len(made)
+
+    def test_ports_of_the_stage_at_hand(self) -> None:
+        made = plan()
+        stage = Stage("vocoder", torch.nn.Identity(), made.inputs, made.outputs, lambda dims, generator: {})
+        made.check_ports(stage)
+        phase = Port("phase", "float32", ("rows", 9))
+        with pytest.raises(PlanError, match=r"vocoder was built with other inputs \(phase\) than this version has"):
+            made.check_ports(replace(stage, inputs=(made.inputs[0], phase)))
+        with pytest.raises(PlanError, match="its inputs in another order"):
+            made.check_ports(replace(stage, inputs=made.inputs[::-1]))
+        with pytest.raises(PlanError, match=r"other outputs \(wave\)"):
+            made.check_ports(replace(stage, outputs=()))
 
 
 class TestDigest:

@@ -14,9 +14,9 @@ import pytest
 from tests.tts_engine.tensorrt.test_manifest import manifest, plan
 from tts_engine.tensorrt.faults import BuildError, PlanError
 from tts_engine.tensorrt.manifest import Manifest, Plan
-from tts_engine.tensorrt.plan_store import MANIFEST, PlanStore
+from tts_engine.tensorrt.plan_store import _HIDDEN, MANIFEST, PlanStore, disk_faults
 
-FOLDER = "sm86-fp16-tensorrt-rtx"
+FOLDER = manifest().folder
 DATA = os.urandom(4096)
 
 
@@ -67,7 +67,7 @@ class TestKept:
         other = replace(store.manifest(FOLDER), precision="bf16")
         store.write_manifest(replace(other, plans={}))
         (store.directory / "notes").mkdir()
-        assert [entry.folder.name for entry in store.list()] == ["sm86-bf16-tensorrt-rtx", FOLDER]
+        assert [entry.folder.name for entry in store.list()] == [other.folder, FOLDER]
         assert all(entry.manifest is not None and entry.problem is None for entry in store.list())
 
     def test_the_list_shows_what_is_damaged(self, store: PlanStore) -> None:
@@ -76,6 +76,44 @@ class TestKept:
         (entry,) = store.list()
         assert entry.manifest is None
         assert "is damaged" in (entry.problem or "")
+
+    def test_the_list_goes_on_where_something_may_not_be_read(
+        self, store: PlanStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept(store)
+        read_text = Path.read_text
+
+        def denied(path: Path, **options: Any) -> str:
+            if path.parent.name == "secret":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return read_text(path, **options)
+
+        (store.directory / "secret").mkdir()
+        (store.directory / "a file").write_text("")
+        monkeypatch.setattr(Path, "read_text", denied)
+        secret, good = store.list()
+        assert secret.manifest is None
+        assert secret.problem == f"{store.directory / 'secret' / MANIFEST}: Permission denied"
+        assert good.manifest is not None
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_a_folder_that_may_not_be_entered(self, store: PlanStore) -> None:
+        kept(store)
+        (store.directory / FOLDER).chmod(0)
+        try:
+            (entry,) = store.list()
+        finally:
+            (store.directory / FOLDER).chmod(0o700)
+        assert "Permission denied" in (entry.problem or "")
+
+    def test_removed_whole(self, store: PlanStore) -> None:
+        kept(store)
+        other = replace(store.manifest(FOLDER), weights="other", plans={})
+        store.write_manifest(other)
+        store.remove(FOLDER)
+        assert files(store) == {f"{other.folder}/{MANIFEST}"}
+        with pytest.raises(BuildError, match=f"{FOLDER}: No such file"):
+            store.remove(FOLDER)
 
     def test_the_timing_cache_is_of_one_gpu_and_version(self, store: PlanStore) -> None:
         assert store.timing_cache("sm86", "tensorrt", "10.16") == b""
@@ -168,11 +206,27 @@ class TestDisk:
         with pytest.raises(BuildError, match="no space is left"):
             store.write_plan(FOLDER, "vocoder", DATA)
 
+    @pytest.mark.parametrize(
+        ("free", "said"), [(1 << 20, "no space is left for .*engines"), (1 << 40, "512 requested")]
+    )
+    def test_an_error_without_a_number(
+        self, store: PlanStore, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+    ) -> None:
+        """As numpy raises it, whatever the reason was."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 41, 0, free))
+        with pytest.raises(BuildError, match=said), disk_faults(store.directory):
+            raise OSError("512 requested and 0 written")
+
     def test_another_fault_is_named(self, store: PlanStore) -> None:
         store.directory.mkdir()
         (store.directory / FOLDER).write_text("in the way")
         with pytest.raises(BuildError, match=f"{FOLDER}: (File exists|Not a directory)"):
             store.write_plan(FOLDER, "vocoder", DATA)
+
+    def test_an_old_plan_that_cannot_be_removed(self, store: PlanStore) -> None:
+        (store.directory / FOLDER / "t3_step.plan").mkdir(parents=True)
+        with pytest.raises(BuildError, match=r"t3_step\.plan: Is a directory"):
+            kept(store)
 
     def test_an_interrupted_write_leaves_nothing(self, store: PlanStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(_: int) -> None:
@@ -207,11 +261,19 @@ class TestOneBuilder:
         made = kept(store)
         with store.scratch() as folder:
             (folder / "big.onnx").write_bytes(DATA)
-            shutil.copytree(folder, store.directory / ".unfinished-killed")
-        (store.directory / FOLDER / ".unfinished-7-estimator.plan").write_bytes(DATA)
+            shutil.copytree(folder, store.directory / (_HIDDEN + "killed"))
+        (store.directory / FOLDER / (_HIDDEN + "7-estimator.plan")).write_bytes(DATA)
         with store.locked():
             assert files(store) == {f"{FOLDER}/vocoder.plan", f"{FOLDER}/{MANIFEST}", ".lock"}
             assert store.read(FOLDER, made) == DATA
+
+    def test_a_disk_without_locks(self, store: PlanStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_locks(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(BuildError, match="No locks available"), store.locked():
+            pass
 
     def test_the_lock_is_the_systems_own(self, store: PlanStore) -> None:
         """So that it ends with the process."""

@@ -71,18 +71,19 @@ def test_an_example_is_such_as_the_model_meets(t3: T3) -> None:
     sizes = {"rows": 40, "pages": 4, "tiles": 8, "pool": 9, "voices": 7}
     example = step_stage(t3, voices, most_prefix=MOST_PREFIX).example(sizes, generator)
     assert example["prefix_lengths"].tolist() == [6, 71, 6, 71, 6, 71, 6]
-    assert torch.equal(example["prefixes"][3, :, 1, :, :71], voices[1].values)
-    assert not example["prefixes"][3, :, :, :, 71:].any()
+    bank = example["prefixes"].unflatten(0, (7, -1, 2))
+    assert torch.equal(bank[3, :, 1, :, :71], voices[1].values)
+    assert not bank[3, :, :, :, 71:].any()
     tile, within = example["place"] // 16, example["place"] % 16
     assert torch.equal(example["tile_rows"][tile, within], torch.arange(40, dtype=torch.int32))
     assert torch.equal(example["tile_voice"][tile], example["voice"])
     assert int(example["own"].max()) < 4 * PAGE
     heads = voices[0].values[1].transpose(0, 1)
-    page = example["pages_1"][4, 1].transpose(0, 1)
+    page = example["pages_1"].unflatten(0, (-1, 2))[4, 1].transpose(0, 1)
     assert all(any(torch.equal(position, other) for other in heads) for position in page)
     prefill = prefill_stage(t3, voices, most_prefix=MOST_PREFIX).example({"rows": 9, "text": 5, "voices": 2}, generator)
     assert int(prefill["lengths"].max()) == 5
-    assert torch.equal(prefill["prefixes"][0, :, 0, :, :6], voices[0].keys)
+    assert torch.equal(prefill["prefixes"].unflatten(0, (2, -1, 2))[0, :, 0, :, :6], voices[0].keys)
 
 
 def test_rows_that_fit_no_tiles_are_refused(t3: T3) -> None:

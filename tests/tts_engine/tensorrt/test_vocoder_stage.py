@@ -5,14 +5,12 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.tts_engine.chatterbox.tiny_vocoder import tiny_vocoder
-from tests.tts_engine.tensorrt.s3gen import generator
+from tests.tts_engine.tensorrt.s3gen import generator, shallow
 from tests.tts_engine.tensorrt.test_flow_stages import check_example
 from tts_engine.chatterbox.constants import SAMPLES_PER_FRAME
-from tts_engine.chatterbox.vocoder import ResBlock, Vocoder
 from tts_engine.tensorrt.profiles import PROFILES
 from tts_engine.tensorrt.session import ModuleSession
 from tts_engine.tensorrt.vocoder_stage import vocoder_stage
@@ -68,19 +66,7 @@ def test_in_half_precision_the_source_is_float32_still() -> None:
     assert (rounded["wave"] - expected["wave"]).norm() < 0.1 * expected["wave"].norm()
 
 
-def shallow(vocoder: Vocoder) -> Vocoder:
-    """A copy with one pair of convolutions in place of thirty-six: the same kinds of operators, exported in seconds."""
-    vocoder = deepcopy(vocoder).requires_grad_(False)
-    for at, block in enumerate((*vocoder.resblocks, *vocoder.source_resblocks)):
-        assert isinstance(block, ResBlock)
-        for layers in (block.convs1, block.convs2, block.activations1, block.activations2):
-            del layers[0 if at else 1 :]
-    return vocoder
-
-
 def test_through_onnx_at_other_sizes(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     from tts_engine.tensorrt.export import export
     from tts_engine.tensorrt.onnx_session import OnnxSession
 

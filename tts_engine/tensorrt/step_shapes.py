@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from tts_engine.chatterbox.packing import bucket_of
 from tts_engine.chatterbox.paged_t3 import PAGE, StepReads
-from tts_engine.serving.graphs import bucket_of
 from tts_engine.tensorrt.prefix_tiles import most_tiles
 from tts_engine.tensorrt.profiles import (
     MOST_VOICES,

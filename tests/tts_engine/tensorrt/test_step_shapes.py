@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tts_engine.chatterbox.paged_t3 import PAGE, StepReads
-from tts_engine.serving.step_shapes import (
+from tts_engine.tensorrt.prefix_tiles import most_tiles
+from tts_engine.tensorrt.profiles import MOST_VOICES, PREFIX_TILE, PROFILES, Profile
+from tts_engine.tensorrt.step_shapes import (
     BEGIN_ROWS,
     STEP_ROWS,
     TEXT_TOKENS,
@@ -20,8 +22,6 @@ from tts_engine.serving.step_shapes import (
     PrefillShape,
     StepShape,
 )
-from tts_engine.tensorrt.prefix_tiles import most_tiles
-from tts_engine.tensorrt.profiles import MOST_VOICES, PREFIX_TILE, PROFILES, Profile
 
 POSITIONS = 1401
 WIDTH = -(-POSITIONS // PAGE)
