@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -102,20 +100,3 @@ def test_weights_are_shared(flow: Flow) -> None:
     shared = {id(parameter) for parameter in flow.parameters()}
     for stage in (encoder_stage(flow), estimator_stage(flow)):
         assert {id(parameter) for parameter in stage.module.parameters()} <= shared
-
-
-@pytest.mark.parametrize("make", [encoder_stage, estimator_stage])
-def test_through_onnx_at_other_sizes(flow: Flow, make: type[Stage], tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    from tts_engine.tensorrt.export import export
-    from tts_engine.tensorrt.onnx_session import OnnxSession
-
-    stage = make(flow)
-    export(stage, tmp_path / "stage.onnx")
-    session, plain = OnnxSession(tmp_path / "stage.onnx", stage), ModuleSession(stage)
-    for rows, longest in ((1, 4), (3, 33), (2, 71)):
-        given = stage.example({"rows": rows, "tokens": longest, "frames": longest}, generator())
-        (got,), (expected,) = session.run(given).values(), plain.run(given).values()
-        inside = torch.arange(got.shape[1]) < given["lengths"][:, None] * (got.shape[1] // longest)
-        assert (got - expected)[inside].abs().max() <= 1e-4 * expected[inside].abs().max()

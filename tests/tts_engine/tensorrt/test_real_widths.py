@@ -19,7 +19,7 @@ from tts_engine.tensorrt.build_all import STAGES, make_onnx
 from tts_engine.tensorrt.builder import Options, Ports, build_plan, profile_shapes
 from tts_engine.tensorrt.export import example_sizes
 from tts_engine.tensorrt.flavour import find_flavour
-from tts_engine.tensorrt.onnx_check import check
+from tts_engine.tensorrt.onnx_check import check, check_sizes
 from tts_engine.tensorrt.profiles import PROFILES
 from tts_engine.tensorrt.stages import MAKERS
 
@@ -43,10 +43,9 @@ def test_a_stage_becomes_an_engine(
     name: str, model: Chatterbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = MAKERS[name](model)
-    # At two sizes; a build checks the longest too, which takes minutes here.
-    usual = example_sizes(stage)
-    longer = {size: number + 2 for size, number in usual.items()}
-    monkeypatch.setattr(build_all, "check", partial(check, cases=[usual, longer]))
+    # At the least sizes and at two others; a build checks many rows and the longest too, which takes minutes here.
+    longer = {size: number + 3 for size, number in example_sizes(stage).items()}
+    monkeypatch.setattr(build_all, "check", partial(check, cases=[*check_sizes(stage, long=False)[:2], longer]))
     told: list[str] = []
     path = make_onnx(stage, tmp_path, "fp16", "digest", lambda _, what, part: told.append(what))
     assert told[0] == "tracing"

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +9,6 @@ from torch import Tensor
 from tests.tts_engine.tensorrt.t3_cases import MOST_PREFIX, SIZES, TINY, fresh, make_t3, make_voices
 from tts_engine.chatterbox.paged_t3 import PAGE
 from tts_engine.chatterbox.t3 import T3
-from tts_engine.tensorrt.export import export
 from tts_engine.tensorrt.ports import Stage
 from tts_engine.tensorrt.prefix_tiles import most_tiles
 from tts_engine.tensorrt.t3_stages import prefill_stage, step_stage
@@ -107,33 +101,6 @@ def test_in_half_precision_only_products_are_rounded(name: str, dtype: torch.dty
     assert (logits.dtype, kept.dtype) == (torch.float32, dtype)
     error = (logits - exact).pow(2).mean().sqrt() / exact.std()
     assert error < 12 * torch.finfo(dtype).eps
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_by_onnx_runtime_it_is_the_same_at_other_sizes(t3_of_two: T3, tmp_path: Path, name: str) -> None:
-    stage = STAGES[name](t3_of_two, most_prefix=MOST_PREFIX)
-    path = tmp_path / f"{name}.onnx"
-    export(stage, path)
-    model = onnx.load(path, load_external_data=False)
-    kinds = {node.op_type for node in model.graph.node}
-    assert ("Attention" in kinds) == (name == "t3_prefill"), "the fused kernels are found by it"
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    generator = fresh()
-    for sizes in SIZES_OF[name]:
-        example = stage.example(sizes, generator)
-        given = {port.name: example[port.name].numpy() for port in stage.inputs}
-        heard = session.run([port.name for port in stage.outputs], given)
-        for port, tensor, other in zip(stage.outputs, run(stage, example), heard, strict=True):
-            expected = tensor.numpy()
-            scale = max(1.0, float(np.abs(expected).max()))
-            np.testing.assert_allclose(np.asarray(other), expected, atol=1e-4 * scale, rtol=0, err_msg=port.name)
-
-
-@pytest.fixture(scope="module")
-def t3_of_two() -> T3:
-    """Two layers and two heads."""
-    with torch.inference_mode():
-        return make_t3(fresh(), SIZES)
 
 
 def test_a_stage_shares_the_model_s_weights(t3: T3) -> None:
