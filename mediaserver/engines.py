@@ -132,7 +132,7 @@ def _embedded(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engin
 
 def _chatterbox(config: TtsConfig, kind: Kind, max_streams: int, max_text_chars: int) -> Engine:
     # Imported here: torch takes seconds and a quarter of a gigabyte that the embedded voice does not need.
-    from tts_engine.chatterbox.sampling import SamplingSettings  # noqa: PLC0415
+    from tts_engine.chatterbox.sampling_settings import SamplingSettings  # noqa: PLC0415
     from tts_engine.serving.engine import ChatterboxEngine  # noqa: PLC0415
     from tts_engine.serving.settings import ChatterboxSettings  # noqa: PLC0415
 

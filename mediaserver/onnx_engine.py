@@ -60,10 +60,10 @@ def make_onnx_engine(
     if absent:
         raise EngineError(f"engine chatterbox-onnx needs {', '.join(absent)}: pip install 'chatterline[onnx]'")
     # Imported here: only this engine needs it.
+    from tts_engine.chatterbox.sampling_settings import SamplingSettings  # noqa: PLC0415
     from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings  # noqa: PLC0415
     from tts_engine.onnx_bundle.files import fetch_command  # noqa: PLC0415
     from tts_engine.onnx_bundle.hub import find_bundle  # noqa: PLC0415
-    from tts_engine.onnx_bundle.sampling import Sampling  # noqa: PLC0415
 
     parts = {str(part): str(precision) for part, precision in config.part_precision.items()}
     directory = find_bundle(config.model, config.precision, parts)
@@ -92,7 +92,7 @@ def make_onnx_engine(
         chunk_tokens=None if config.chunk_tokens == "auto" else config.chunk_tokens,
         telephone_reading=config.telephone_reading,
         max_segment_chars=config.max_segment_chars,
-        sampling=Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
+        sampling=SamplingSettings(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
         seed=seed,
     )
     return OnnxBundleEngine(settings, max_streams=min(max_streams, config.max_streams), max_text_chars=max_text_chars)

@@ -14,7 +14,7 @@ from tts_engine.chatterbox.constants import FRAMES_PER_TOKEN, HARMONICS, SAMPLES
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.model import load
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.streaming import decode_mel, render, synthesise_chunks
 from tts_engine.serving.device import make_exact
 

@@ -26,7 +26,7 @@ from tts_engine.chatterbox.constants import (
 from tts_engine.chatterbox.flow import Flow
 from tts_engine.chatterbox.packing import BatchShape
 from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, VoicePrefix
 from tts_engine.chatterbox.vocoder import Vocoder
 from tts_engine.chatterbox.voice import Voice

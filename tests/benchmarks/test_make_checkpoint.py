@@ -17,7 +17,8 @@ from benchmarks.make_checkpoint import Tensor, released_sizes, small_sizes, writ
 from benchmarks.random_weights import F0_MEAN, MEL_MEAN
 from tts_engine.chatterbox.constants import STOP_TOKEN
 from tts_engine.chatterbox.model import Chatterbox, load
-from tts_engine.chatterbox.sampling import SamplingSettings, pick, process
+from tts_engine.chatterbox.sampling import pick, process
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 
 def digests(directory: Path) -> dict[str, str]:

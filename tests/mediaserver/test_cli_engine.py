@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ def refused(result: Result, said: str) -> None:
     assert "Traceback" not in result.output
 
 
-needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX")
+needs_rtx = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="TensorRT-RTX has no wheel for other machines"
+)
 
 
 @needs_rtx

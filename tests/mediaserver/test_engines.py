@@ -170,7 +170,7 @@ class TestChatterbox:
         return Recorded
 
     def test_the_settings_arrive(self, tmp_path: Path, made: type[Recorded]) -> None:
-        from tts_engine.chatterbox.sampling import SamplingSettings
+        from tts_engine.chatterbox.sampling_settings import SamplingSettings
         from tts_engine.serving.settings import ChatterboxSettings
 
         given = ChatterboxConfig(
@@ -229,7 +229,7 @@ class TestChatterbox:
         assert engine.settings.max_first_audio_seconds == 0
 
     def test_the_settings_have_defaults_of_their_own_that_agree(self, made: type[Recorded]) -> None:
-        from tts_engine.chatterbox.sampling import SamplingSettings
+        from tts_engine.chatterbox.sampling_settings import SamplingSettings
         from tts_engine.serving.settings import ChatterboxSettings
 
         engine = make_engine(TtsConfig(engine="chatterbox"), 9, 99)

@@ -20,7 +20,8 @@ from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.generation import TokenGenerator
 from tts_engine.chatterbox.guards import EndReason, TokenGuard
-from tts_engine.chatterbox.sampling import SamplingSettings, invert_cdf
+from tts_engine.chatterbox.sampling import invert_cdf
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.streaming import synthesise_chunks
 from tts_engine.chatterbox.text import normalise_punctuation
 from tts_engine.chatterbox.voice import Voice

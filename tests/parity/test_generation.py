@@ -15,7 +15,8 @@ from tts_engine.chatterbox.constants import START_TOKEN, STOP_TOKEN
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.generation import TokenGenerator
 from tts_engine.chatterbox.guards import EndReason, TokenGuard
-from tts_engine.chatterbox.sampling import SamplingSettings, invert_cdf
+from tts_engine.chatterbox.sampling import invert_cdf
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 
 def reference_tokens(

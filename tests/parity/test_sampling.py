@@ -16,7 +16,8 @@ from transformers.generation.logits_process import (
 )
 
 from tts_engine.chatterbox.constants import START_TOKEN
-from tts_engine.chatterbox.sampling import SamplingSettings, first_seen, process
+from tts_engine.chatterbox.sampling import first_seen, process
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 V = 6563
 

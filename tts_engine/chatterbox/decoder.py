@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tts_engine.chatterbox.sampling import SamplingSettings, first_seen, forbid_stop, guide, pick, process, see
+from tts_engine.chatterbox.sampling import first_seen, forbid_stop, guide, pick, process, see
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, VoicePrefix
 from tts_engine.errors import SynthesisError
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from tts_engine.chatterbox.sampling import SamplingSettings, first_seen, forbid_stop, guide, pick, process, see
+from tts_engine.chatterbox.sampling import first_seen, forbid_stop, guide, pick, process, see
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.step_attention import HEAD, fused_fault, merge_heads, split_heads
 from tts_engine.chatterbox.t3 import T3, T3Sizes, VoicePrefix
 

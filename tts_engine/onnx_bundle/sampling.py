@@ -6,32 +6,18 @@ inverse of the cumulative distribution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from tts_engine.chatterbox.constants import START_TOKEN, STOP_TOKEN
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.errors import SynthesisError
 
 Logits = npt.NDArray[np.float64]
 Seen = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The reference's settings, with its defaults."""
-
-    temperature: float = 0.8
-    top_k: int = 1000
-    "Of equal logits at the boundary all stay. 0: no limit."
-    top_p: float = 0.95
-    "1: no limit."
-    repetition_penalty: float = 1.2
-    "Divides positive logits of tokens already chosen, multiplies negative ones. 1: none."
-
-
-def process(logits: Logits, seen: Seen, settings: Sampling) -> Logits:
+def process(logits: Logits, seen: Seen, settings: SamplingSettings) -> Logits:
     """(V,) logits and which tokens count as chosen, to (V,) logits, -inf where a token is cut."""
     logits = logits / settings.temperature
     if 0 < settings.top_k < len(logits):
@@ -69,7 +55,7 @@ def _softmax(logits: Logits) -> Logits:
 class TokenSampler:
     """Chooses one segment's tokens. The same seed and logits give the same tokens."""
 
-    def __init__(self, settings: Sampling, seed: int) -> None:
+    def __init__(self, settings: SamplingSettings, seed: int) -> None:
         self._settings = settings
         self._random = np.random.default_rng(seed)
         self._seen: Seen | None = None

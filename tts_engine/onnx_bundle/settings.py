@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tts_engine.onnx_bundle.sampling import Sampling
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 GPU_CHUNKS = (24, 50, 100)
 """New tokens (of 40 ms) of the first, second, ... chunk where a GPU decodes; the last repeats."""
@@ -43,7 +43,7 @@ class OnnxBundleSettings:
     "See GPU_CHUNKS. Empty: segments are decoded whole. None: whole on a CPU, GPU_CHUNKS elsewhere."
     telephone_reading: bool = True
     max_segment_chars: int = 300
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:

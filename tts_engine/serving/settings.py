@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tts_engine.chatterbox.guards import TokenGuard
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.voice_store import BUILT_IN_VOICE
 from tts_engine.serving.utterance import Guard
 from tts_engine.tensorrt.selection import Backend

@@ -223,16 +223,11 @@ def flow_speeds(model: Chatterbox, sessions: Mapping[str, Session], rivals: Riva
             look_ahead = torch.full((count,), 3, dtype=torch.int32)
             voices = torch.arange(count, dtype=torch.int32) % VOICES
         given = (tokens, _starts(lengths, model.device), look_ahead, voices, noise)
-        seconds = [
-            seconds_of(lambda flow=flow, shape=shape, given=given: flow(*given, shape), model.device, captured=held)  # type: ignore[misc]
-            for flow, shape, held in (
-                (engine, BatchShape(size, count, FLOW_LONGEST), captured),
-                (rival, BatchShape(size, size, FLOW_SHORT_TOKENS), True),
-            )
-        ]
-        found.append(
-            Speed("flow", f"{count} of {size} tokens", seconds[0], seconds[1], float(lengths == FLOW_BATCHES[-1]))
+        seconds = (
+            _seconds_of(engine, given, BatchShape(size, count, FLOW_LONGEST), model.device, captured=captured),
+            _seconds_of(rival, given, BatchShape(size, size, FLOW_SHORT_TOKENS), model.device, captured=True),
         )
+        found.append(Speed("flow", f"{count} of {size} tokens", *seconds, float(lengths == FLOW_BATCHES[-1])))
     return found
 
 
@@ -257,20 +252,22 @@ def vocoder_speeds(
                 torch.arange(count),
                 numbers,
             )
-        seconds = [
-            seconds_of(lambda made=made, shape=shape, given=given: made(*given, shape), model.device, captured=held)  # type: ignore[misc]
-            for made, shape, held in (
-                (engine, BatchShape(size, count, VOCODER_LONGEST), captured),
-                (rival, BatchShape(size, size, size), True),
-            )
-        ]
-        found.append(
-            Speed("vocoder", f"{count} of {size} frames", seconds[0], seconds[1], float(lengths == VOCODER_BATCHES[-1]))
+        seconds = (
+            _seconds_of(engine, given, BatchShape(size, count, VOCODER_LONGEST), model.device, captured=captured),
+            _seconds_of(rival, given, BatchShape(size, size, size), model.device, captured=True),
         )
+        found.append(Speed("vocoder", f"{count} of {size} frames", *seconds, float(lengths == VOCODER_BATCHES[-1])))
     return found
 
 
 SPEEDS: Mapping[Unit, Callable[..., list[Speed]]] = {"t3": t3_speeds, "flow": flow_speeds, "vocoder": vocoder_speeds}
+
+
+def _seconds_of(
+    call: Callable[..., object], given: tuple[Tensor, ...], shape: BatchShape, device: torch.device, *, captured: bool
+) -> float:
+    """Of a flow or a vocoder, an engine's or not: they are called alike."""
+    return seconds_of(lambda: call(*given, shape), device, captured=captured)
 
 
 def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -132,10 +132,6 @@ def _as(dtype: torch.dtype, stage: Stage, inputs: Mapping[str, Tensor]) -> dict[
     return {port.name: inputs[port.name].to(port.dtype(dtype)) for port in stage.inputs}
 
 
-def _only(names: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensors[name] for name in names}
-
-
 def _half_bound(error: float, half: torch.dtype) -> float:
     return min(HALF_FACTOR * error + HALF_FLOOR[half], HALF_MOST)
 

@@ -13,7 +13,7 @@ from tts_engine.chatterbox.constants import SPEECH_TOKENS, STOP_TOKEN
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.generation import TokenGenerator
 from tts_engine.chatterbox.guards import EndReason, TokenGuard
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3
 from tts_engine.errors import SynthesisError
 

@@ -13,7 +13,7 @@ from tests.tts_engine.chatterbox.triton_interpreter import DEVICE, NEEDED
 from tts_engine.chatterbox.constants import STOP_TOKEN
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.step_attention import fused_fault
 from tts_engine.chatterbox.t3 import T3, T3Sizes, VoicePrefix
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, T3Sizes
 
 ROWS, STEPS = 64, 100

@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tts_engine.chatterbox.constants import START_TOKEN, STOP_TOKEN
-from tts_engine.chatterbox.sampling import (
-    SamplingSettings,
-    first_seen,
-    forbid_stop,
-    guide,
-    invert_cdf,
-    pick,
-    process,
-    see,
-)
+from tts_engine.chatterbox.sampling import first_seen, forbid_stop, guide, invert_cdf, pick, process, see
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 V = 6563
 

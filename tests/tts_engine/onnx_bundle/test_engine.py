@@ -19,6 +19,7 @@ import pytest
 from tests.tts_engine.onnx_bundle.speaking import TEXT, pcm_of, running, samples, settings, spoken
 from tests.tts_engine.onnx_bundle.synthetic_bundle import STOP_AFTER, write_bundle, write_recording
 from tts_engine.chatterbox.guards import max_tokens
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.engine import Engine, SpeechRequest
 from tts_engine.errors import EngineBusyError, EngineNotReadyError, SynthesisError, UnknownVoiceError
 from tts_engine.onnx_bundle import BundleError, OnnxBundleEngine
@@ -26,7 +27,6 @@ from tts_engine.onnx_bundle.bundle import Bundle, SpeechDecoder
 from tts_engine.onnx_bundle.files import find_files
 from tts_engine.onnx_bundle.language_model import LanguageModel
 from tts_engine.onnx_bundle.pace import Pace
-from tts_engine.onnx_bundle.sampling import Sampling
 from tts_engine.onnx_bundle.sessions import choose_providers, open_part, provider_options, thread_count
 from tts_engine.onnx_bundle.speech import early
 
@@ -78,7 +78,7 @@ async def test_company_changes_nothing(fp32: Path, whole: np.ndarray) -> None:
 
 async def test_greedily_it_says_what_the_model_cards_loop_says(fp32: Path) -> None:
     """Top-k of 1: the example of the model card, but for its penalty, which counts START in place of each new token."""
-    chosen = settings(fp32, sampling=Sampling(1.0, 1, 1.0, 1.0))
+    chosen = settings(fp32, sampling=SamplingSettings(1.0, 1, 1.0, 1.0))
     async with running(chosen) as engine:
         [chunk] = await spoken(engine, "Yes.")
         bundle = engine._bundle

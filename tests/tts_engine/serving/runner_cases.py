@@ -17,7 +17,7 @@ from tts_engine.chatterbox.constants import SAMPLES_PER_FRAME, SILENCE_TOKEN, SP
 from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.paged_t3 import PAGE
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3, VoicePrefix
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.serving.pages import PageAllocator

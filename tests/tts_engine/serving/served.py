@@ -20,7 +20,7 @@ from tts_engine.chatterbox.decoder import TokenDecoder
 from tts_engine.chatterbox.draws import Draws
 from tts_engine.chatterbox.generation import TokenGenerator
 from tts_engine.chatterbox.model import Chatterbox
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.streaming import synthesise_chunks
 from tts_engine.chatterbox.text import prepare
 from tts_engine.chatterbox.vocoder import Vocoder

@@ -35,7 +35,7 @@ from tts_engine.chatterbox.model import Chatterbox, load
 from tts_engine.chatterbox.packing import bucket_of
 from tts_engine.chatterbox.padded import PaddedFlow, PaddedVocoder
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3Sizes, VoicePrefix
 from tts_engine.chatterbox.vocoder import VocoderSizes
 from tts_engine.chatterbox.windows import SpeechState

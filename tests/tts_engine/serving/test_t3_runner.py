@@ -9,7 +9,7 @@ import torch
 from tests.tts_engine.serving.runner_cases import decode_alone, decode_together, fresh_chance, random_sequences
 from tts_engine.chatterbox.model import Chatterbox
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache, StepReads
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import VoicePrefix
 from tts_engine.serving.t3_runner import Begin, T3Runner
 from tts_engine.tensorrt import step_shapes

@@ -21,7 +21,7 @@ from tests.tts_engine.tensorrt.t3_cases import (
     make_voices,
 )
 from tts_engine.chatterbox.paged_t3 import PAGE, BatchDecoder, PagedCache, Passes, PlainPasses, StepReads
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.chatterbox.t3 import T3
 from tts_engine.tensorrt.engine_t3 import EnginePasses
 from tts_engine.tensorrt.prefix_tiles import most_tiles

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tts_engine.chatterbox.constants import START_TOKEN, STOP_TOKEN
-from tts_engine.chatterbox.sampling import SamplingSettings
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 
 @triton.jit

@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 
 from tts_engine.chatterbox.constants import START_TOKEN, STOP_TOKEN
 from tts_engine.chatterbox.kernels.sampler import SamplerState, sample
-from tts_engine.chatterbox.sampling import SamplingSettings, first_seen, forbid_stop, process
+from tts_engine.chatterbox.sampling import first_seen, forbid_stop, process
+from tts_engine.chatterbox.sampling_settings import SamplingSettings
 
 V = 6563
 MOST = 7
