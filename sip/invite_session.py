@@ -14,6 +14,7 @@ from sipmessage import Response
 
 from .dialog import Dialog, contact_uri
 from .errors import Fault
+from .info_queue import Info, InfoQueue, OnResult
 from .machine_runner import MachineRunner
 from .message import IncomingRequest
 from .timers import TimedMachine, TimerValues
@@ -113,6 +114,7 @@ class InviteSession:
         self._ack_timer: MachineRunner | None = None
         self._awaited_cseq = dialog.remote_cseq
         self._bye_headers: tuple[tuple[str, str], ...] = ()
+        self._infos = InfoQueue(self._send_info)
         self._log = _log.bind(call_id=dialog.call_id)
 
     @property
@@ -163,6 +165,14 @@ class InviteSession:
                 self._send_bye()
             self._end(EndCause.HUNG_UP)
 
+    def send_info(self, body: bytes, content_type: str, on_result: OnResult | None = None) -> None:
+        """Queue an INFO; it is sent once the session is confirmed and those before it have been answered.
+
+        on_result is given its final status code: 408 if no answer came, 481 if the session ended before it was sent.
+        A 481 from the peer ends the session. Raises InfoQueueFullError.
+        """
+        self._infos.push(Info(body, content_type, on_result))
+
     # What the network does:
 
     def cancelled(self) -> None:
@@ -181,6 +191,7 @@ class InviteSession:
             self._send_bye()
             return
         self._state = _State.CONFIRMED
+        self._infos.open()
         if self.handler is not None:
             self.handler.acknowledged(ack)
 
@@ -263,11 +274,23 @@ class InviteSession:
             self._ack_timer.reschedule()
             self._await_ack = self._ack_timer = None
 
+    def _send_info(self, info: Info, done: OnResult) -> None:
+        def answered(code: int) -> None:
+            if code == 481 and not self.ended:  # RFC 3261 section 12.2.1.2: the peer has no such call
+                self._log.warning("info_without_dialog")
+                self.hang_up()
+            done(code)
+
+        self._send_request("INFO", (("Content-Type", info.content_type),), info.body, answered)
+
+    def _send_request(self, method: str, headers: tuple[tuple[str, str], ...], body: bytes, done: OnResult) -> None:
+        fallback = self.request.source  # if the peer's Contact or route does not resolve
+        self._agent.send_in_dialog(self.dialog, method, headers, fallback, done, body)
+
     # Ends:
 
     def _send_bye(self) -> None:
-        fallback = self.request.source  # if the peer's Contact or route does not resolve
-        self._agent.send_in_dialog(self.dialog, "BYE", self._bye_headers, fallback, self._forget)
+        self._send_request("BYE", self._bye_headers, b"", lambda _code: self._forget())
 
     def _end(self, cause: EndCause) -> None:
         """For the application; once."""
@@ -276,10 +299,12 @@ class InviteSession:
         handler, self.handler = self.handler, None
         if handler is not None:
             handler.ended(cause)
+        self._infos.close()
 
     def _forget(self) -> None:
         self._state = _State.ENDED
         self._stop_awaiting_ack()
+        self._infos.close()
         self._agent.forget(self)
 
     def _respond(self, served: ServedRequest, reply: Reply) -> Response:
@@ -298,4 +323,5 @@ class InviteSession:
     def terminate(self) -> None:
         """Stop all timers without a word to anyone: the user agent is closing."""
         self._stop_awaiting_ack()
+        self._infos.discard()
         self._state = _State.ENDED

@@ -32,7 +32,14 @@ _log = structlog.get_logger("sip.user_agent")
 
 ALLOWED_METHODS = ("INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "INFO")
 OTHER_METHODS = ("REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "UPDATE", "PRACK")
-ACCEPTED_TYPES = ("application/sdp", "multipart/mixed", "text/plain")
+ACCEPTED_TYPES = (
+    "application/sdp",
+    "multipart/mixed",
+    "text/plain",
+    "application/dtmf-relay",
+    "application/dtmf",
+)
+"Of bodies: of an INVITE, or of an INFO."
 OVERLOAD_RETRY_S = "5"
 
 
@@ -263,9 +270,10 @@ class UserAgent:
         method: str,
         headers: tuple[tuple[str, str], ...],
         fallback: SocketAddress,
-        done: Callable[[], None],
+        done: Callable[[int], None],
+        body: bytes = b"",
     ) -> None:
-        """Send a request in a dialog; `done` is called with its final response or its failure.
+        """Send a request in a dialog; `done` is given the code of its final response, 408 if none comes.
 
         fallback: where it goes if the dialog's next hop does not resolve.
         """
@@ -274,7 +282,11 @@ class UserAgent:
             destination = await self._next_hop(dialog, fallback)
             sent_by = host_port(self.transport.advertised(destination))
             own = ("User-Agent", self._config.server_name)
-            self._request(dialog.create_request(method, sent_by, (own, *headers)), destination, done)
+            request = dialog.create_request(method, sent_by, (own, *headers))
+            if body:
+                request.body = body
+                request.headers.set("Content-Length", str(len(body)))
+            self._request(request, destination, done)
 
         task = asyncio.ensure_future(send())
         self._tasks.add(task)
@@ -294,17 +306,17 @@ class UserAgent:
             _log.warning("next_hop_unresolved", call_id=dialog.call_id, host=host, error=str(error))
             return fallback
 
-    def _request(self, request: Request, destination: SocketAddress, done: Callable[[], None]) -> None:
+    def _request(self, request: Request, destination: SocketAddress, done: Callable[[int], None]) -> None:
         log = _log.bind(call_id=request.call_id, method=request.method)
 
         def answered(response: Response) -> None:
             if response.code >= 200:
                 log.debug("request_answered", code=response.code)
-                done()
+                done(response.code)
 
         def failed(code: int, reason: str) -> None:
             log.warning("request_failed", code=code, reason=reason)
-            done()
+            done(code)
 
         self._layer.request(request, destination, answered, failed)
 

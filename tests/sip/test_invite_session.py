@@ -414,6 +414,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.handler = self.bench.application.handlers[0]
         self.tag = self.session.dialog.local_tag
         self.cseq = 1
+        self.infos = 0
+        self.results: list[int] = []
         self.in_loop(lambda: None)
 
     def in_loop(self, act: object) -> None:
@@ -448,6 +450,11 @@ class SessionMachine(RuleBasedStateMachine):
     def cancel(self) -> None:
         self.in_loop(lambda: self.bench.receive(make_request("CANCEL", branch="z9hG4bKi")))
 
+    @rule()
+    def send_info(self) -> None:
+        self.infos += 1
+        self.in_loop(lambda: self.session.send_info(b"Signal=1\r\n", "application/dtmf-relay", self.results.append))
+
     @rule(method=st.sampled_from(["BYE", "INFO", "INVITE"]))
     def request(self, method: str) -> None:
         self.cseq += 1
@@ -475,6 +482,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.bench.transport.take()
         self.in_loop(lambda: self.bench.clock.advance(100.0))
         assert self.bench.transport.take() == []
+        assert len(self.results) == self.infos, "each INFO of ours has a result"
         self.loop.close()
 
 

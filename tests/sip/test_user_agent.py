@@ -20,7 +20,9 @@ def test_options_says_what_we_can_do(bench: Bench) -> None:
     response = bench.receive_one(make_request("OPTIONS"))
     assert response.code == 200
     assert response.headers["Allow"] == "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO"
-    assert response.headers["Accept"] == "application/sdp, multipart/mixed, text/plain"
+    assert response.headers["Accept"] == (
+        "application/sdp, multipart/mixed, text/plain, application/dtmf-relay, application/dtmf"
+    )
     assert response.headers["Supported"] == ""
     assert response.headers["Server"] == "Test/1"
     assert response.to_address.parameters["tag"]
