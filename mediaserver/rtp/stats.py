@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 _RTP_SEQ_MOD = 1 << 16
 _MAX_DROPOUT = 3000
 "Sequence numbers that a jump forward may skip and still be the same stream; a minute at ptime=20ms."
@@ -11,6 +13,7 @@ _MIN_SEQUENTIAL = 2
 "Packets in sequence before a source is valid."
 _SEEN_BITS = (1 << (_MAX_MISORDER + 1)) - 1
 _NO_SEQUENCE = _RTP_SEQ_MOD + 1  # no packet's number
+_HALF_RANGE, _RANGE = 0x80000000, 0x100000000  # of timestamps
 
 
 class ReceiverStats:
@@ -21,6 +24,11 @@ class ReceiverStats:
 
     def __init__(self, clock_rate: int = 8000) -> None:
         self.clock_rate = clock_rate
+        self.on_loss: Callable[[int, int], None] | None = None
+        """Called when a gap is first seen, with the number of the first packet missing (cycles and all, not cut to
+        32 bits) and how many are. What then comes late is not taken back."""
+        self.on_stream: Callable[[], None] | None = None
+        "Called when a stream begins: a new SSRC, or a sender that has started anew."
         self.streams = 0
         self.ssrc: int | None = None
         self.received = 0
@@ -37,6 +45,7 @@ class ReceiverStats:
         self._base = 0
         self._bad_sequence = _NO_SEQUENCE
         self._probation = _MIN_SEQUENTIAL
+        self._following = _NO_SEQUENCE  # what comes next if all is well; no number during probation
         self._seen = 0  # bit n: whether `highest - n` has come
         self._transit: float | None = None
         self._expected_prior = 0
@@ -48,9 +57,23 @@ class ReceiverStats:
         timed=False leaves the jitter alone: for telephone-event, whose packets repeat the timestamp of the
         event's beginning (RFC 4733 section 2.2).
         """
+        if sequence == self._following and ssrc == self.ssrc:  # as nearly always: nothing lost, nothing out of order
+            self.highest = sequence
+            if sequence:
+                self._following = sequence + 1 & 0xFFFF
+            else:
+                self.cycles += 1
+                self._following = 1
+            self._seen = (self._seen << 1 | 1) & _SEEN_BITS
+            self.received += 1
+            if timed:
+                self._update_jitter(timestamp, now)
+            return True
         if ssrc != self.ssrc:
             self._start_stream(ssrc, sequence)
         valid = self._update_sequence(sequence)
+        if valid:
+            self._following = (self.highest + 1) % _RTP_SEQ_MOD
         if valid and timed:
             self._update_jitter(timestamp, now)
         return valid
@@ -93,6 +116,9 @@ class ReceiverStats:
         self._start_sequence(sequence)
         self.highest = (sequence - 1) % _RTP_SEQ_MOD
         self._probation = _MIN_SEQUENTIAL
+        self._following = _NO_SEQUENCE
+        if self.on_stream is not None:
+            self.on_stream()
 
     def _start_sequence(self, sequence: int) -> None:
         """init_seq of A.1."""
@@ -113,6 +139,8 @@ class ReceiverStats:
         if delta == 0:
             self.duplicates += 1
         elif delta < _MAX_DROPOUT:
+            if delta > 1 and self.on_loss is not None:
+                self.on_loss(self.cycles * _RTP_SEQ_MOD + self.highest + 1, delta - 1)
             if sequence < self.highest:
                 self.cycles += 1
             self.highest = sequence
@@ -124,6 +152,8 @@ class ReceiverStats:
                 return False
             self._start_sequence(sequence)
             self._seen = 1
+            if self.on_stream is not None:
+                self.on_stream()
         else:
             self._note_late(_RTP_SEQ_MOD - delta)
         self.received += 1
@@ -154,7 +184,8 @@ class ReceiverStats:
     def _update_jitter(self, timestamp: int, now: float) -> None:
         transit = now * self.clock_rate - timestamp
         if self._transit is not None:
-            # Modulo 2**32, as the timestamp wraps round; the nearer way is meant.
-            difference = (transit - self._transit + 0x80000000) % 0x100000000 - 0x80000000
+            difference = transit - self._transit
+            if not -_HALF_RANGE <= difference < _HALF_RANGE:  # the timestamp wraps round; the nearer way is meant
+                difference = (difference + _HALF_RANGE) % _RANGE - _HALF_RANGE
             self.jitter += (abs(difference) - self.jitter) / 16
         self._transit = transit
