@@ -1,9 +1,10 @@
-"""What one RTP packet costs, and how late packets leave: the pacer over loopback, alone and beside busy Python threads.
+"""What one RTP packet costs, and how late packets leave: the media thread over loopback, alone and beside busy threads.
 
     .venv/bin/python benchmarks/rtp_pacer.py
     .venv/bin/python benchmarks/rtp_pacer.py --legs 200 --seconds 10 --json
 
-Lateness is taken of every packet, after its system call, against the absolute time at which it was due.
+Legs are paired, each sends to the other: audio goes both ways. Lateness is taken of every packet, after its system
+call, against the absolute time at which it was due.
 """
 
 from __future__ import annotations
@@ -17,21 +18,19 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.common import RESULTS, commit, machine, table, versions, write_json
 from mediaserver.rtp.codec import PCMU
-from mediaserver.rtp.latch import Latch, LatchPolicy
+from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.pacer_thread import PacerThread
-from mediaserver.rtp.packet import FIRST_OCTET, pack_header
 from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.ports import PortAllocator
-from mediaserver.rtp.sender import DatagramSender
-from mediaserver.rtp.session import RtpSession, SendFormat
-
-Send = Callable[[bytes, tuple[str, int]], object]
+from mediaserver.rtp.reader import DatagramReader
+from mediaserver.rtp.receive_stream import ReceiveFormat
+from mediaserver.rtp.send_stream import SendFormat
+from mediaserver.rtp.session import RtpSession, RtpSettings
 
 HOST = "127.0.0.1"
 FRAME = bytes(range(160)) * 2
@@ -48,49 +47,59 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="per row (default %(default)s)")
     parser.add_argument("--packets", type=int, default=20000, help="for the cost of one (default %(default)s)")
-    parser.add_argument("--sendto", action="store_true", help="send with socket.sendto, which gives up the GIL")
     parser.add_argument("--json", action="store_true", help=f"write a file to {RESULTS}")
     return parser.parse_args()
 
 
-def session_to(sink: tuple[str, int], send: Send, seconds: float) -> RtpSession:
-    """A leg with that much speech to play."""
-    frames = math.ceil(seconds * 50)
-    playout = PlayoutBuffer(max_seconds=seconds + 1)
-    playout.begin("benchmark")
-    playout.write(FRAME * frames)
-    return RtpSession(send, playout, SendFormat(PCMU, 0), Latch(LatchPolicy.HOST, sink))
+class Mute(RtpEndpoint):
+    """Sends nothing."""
+
+    def send(self, datagram: bytes, address: tuple[str, int]) -> None:
+        pass
 
 
-def sender(sock: socket.socket, sendto: bool) -> Send:
-    return sock.sendto if sendto else DatagramSender(sock).send
+def pair(
+    allocator: PortAllocator, reader: DatagramReader, seconds: float, kind: type[RtpEndpoint] = RtpEndpoint
+) -> list[RtpSession]:
+    """Two legs that send to each other, with that much speech to play."""
+    endpoints = [kind(allocator.allocate(), reader) for _ in range(2)]
+    sessions = []
+    for here, there in zip(endpoints, reversed(endpoints), strict=True):
+        playout = PlayoutBuffer(max_seconds=seconds + 1)
+        playout.begin("benchmark")
+        playout.write(FRAME * math.ceil(seconds * 50))
+        session = RtpSession(here, playout, SendFormat(PCMU, 0), ReceiveFormat(PCMU, 0), RtpSettings())
+        session.set_remote(there.address)
+        sessions.append(session)
+    return sessions
 
 
-def cost(packets: int, sendto: bool) -> dict[str, float]:
-    """Microseconds for one packet of 20 ms, by path, on this thread alone."""
-    allocator = PortAllocator(HOST)
-    with allocator.allocate() as sink, allocator.allocate() as source:
-        address, send = sink.getsockname(), sender(source, sendto)
-        seconds = packets / 50
-        datagrams = [pack_header(FIRST_OCTET, 0, n & 0xFFFF, n * 160, 1) + FRAME[:160] for n in range(packets)]
+def cost(packets: int) -> dict[str, float]:
+    """Microseconds for one tick of 20 ms of one leg, by path, on this thread alone."""
+    allocator, reader = PortAllocator(HOST), DatagramReader(socket.AF_INET)
+    start_ms = int(time.monotonic() * 1000)
+    seconds = packets / 50
 
-        def per_packet(session: RtpSession) -> float:
-            start = time.perf_counter()
-            for n in range(packets):
-                session.send_due(n * 20)
-            return (time.perf_counter() - start) / packets * 1e6
-
-        costs = {
-            "send_due, speech": per_packet(session_to(address, send, seconds)),
-            "send_due, speech, without the socket": per_packet(session_to(address, lambda *_: None, seconds)),
-            "send_due, silence": per_packet(session_to(address, send, 0)),
-        }
-        session = session_to(address, send, 0)
+    def per_tick(sessions: list[RtpSession]) -> float:
+        ticks = [session.tick for session in sessions]
         start = time.perf_counter()
-        for n, datagram in enumerate(datagrams):
-            session.receive(datagram, address, n * 0.02)
-        costs["receive"] = (time.perf_counter() - start) / packets * 1e6
-        return costs
+        for n in range(packets):
+            for tick in ticks:
+                tick(start_ms + n * 20)
+        return (time.perf_counter() - start) / packets / len(ticks) * 1e6
+
+    def unheard(_pcm: bytes, _at_ms: int) -> None:
+        pass
+
+    listening = pair(allocator, reader, seconds)
+    for session in listening:
+        session.inbound.listen(unheard)
+    return {
+        "speech out, audio in": per_tick(pair(allocator, reader, seconds)),
+        "silence out, silence in": per_tick(pair(allocator, reader, 0)),
+        "speech out, audio in and listened to": per_tick(listening),
+        "speech into nothing, none in": per_tick(pair(allocator, reader, seconds, Mute)),
+    }
 
 
 class Timed:
@@ -98,29 +107,24 @@ class Timed:
 
     interval_ms = 20
 
-    def __init__(self, session: RtpSession, origin: float, lateness: array[float]) -> None:
+    def __init__(self, session: RtpSession, lateness: array[float]) -> None:
         self.session = session
-        self.send_due_of = session.send_due
-        self.origin = origin
+        self.tick_of = session.tick
         self.lateness = lateness
 
-    def send_due(self, due_ms: int) -> None:
-        self.send_due_of(due_ms)
-        self.lateness.append(time.monotonic() - self.origin - due_ms / 1000)
+    def tick(self, due_ms: int) -> None:
+        self.tick_of(due_ms)
+        self.lateness.append(time.monotonic() - due_ms / 1000)
 
 
-def pace(legs: int, busy: int, switch_ms: float, seconds: float, sendto: bool) -> dict[str, Any]:
+def pace(legs: int, busy: int, switch_ms: float, seconds: float) -> dict[str, Any]:
     """Pace `legs` for a while; how late their packets left, in milliseconds."""
     allocator = PortAllocator(HOST)
-    sink = allocator.allocate()
-    sockets = [allocator.allocate() for _ in range(legs)]
+    reader = DatagramReader(socket.AF_INET)
     pacer = PacerThread()
     lateness: array[float] = array("d")
-    origin = pacer._pacer._origin
-    paced = [
-        Timed(session_to(sink.getsockname(), sender(sock, sendto), seconds + 2 * SETTLE_SECONDS), origin, lateness)
-        for sock in sockets
-    ]
+    pairs = (pair(allocator, reader, seconds + 2 * SETTLE_SECONDS) for _ in range((legs + 1) // 2))
+    paced = [Timed(session, lateness) for sessions in pairs for session in sessions][:legs]
     gc.collect()
     gc.freeze()
     done = threading.Event()
@@ -149,8 +153,8 @@ def pace(legs: int, busy: int, switch_ms: float, seconds: float, sendto: bool) -
         sys.setswitchinterval(before)
         for spinner in spinners:
             spinner.join()
-        for sock in (sink, *sockets):
-            sock.close()
+        for leg in paced:
+            leg.session._endpoint.close()
         gc.unfreeze()
     late = sorted(lateness[first:last])
     return {
@@ -160,9 +164,10 @@ def pace(legs: int, busy: int, switch_ms: float, seconds: float, sendto: bool) -
         "packets": len(late),
         "p50_ms": percentile(late, 0.50) * 1e3,
         "p99_ms": percentile(late, 0.99) * 1e3,
+        "p999_ms": percentile(late, 0.999) * 1e3,
         "max_ms": percentile(late, 1.0) * 1e3,
         "skipped": skipped,
-        "send_errors": sum(leg.session.sent.errors for leg in paced),
+        "send_errors": sum(leg.session.sending.counters.errors for leg in paced),
         # Of one core; of busy threads it would say nothing.
         "cpu_percent": 100 * cpu / seconds if not busy else None,
     }
@@ -174,10 +179,10 @@ def percentile(ordered: list[float], share: float) -> float:
 
 def main() -> None:
     options = arguments()
-    costs = cost(options.packets, options.sendto)
-    print(table([(name, value) for name, value in costs.items()], ("one packet of 20 ms", "us")), end="\n\n")
+    costs = cost(options.packets)
+    print(table([(name, value) for name, value in costs.items()], ("one tick of one leg", "us")), end="\n\n")
     rows = [
-        pace(legs, busy, switch_ms, options.seconds, options.sendto)
+        pace(legs, busy, switch_ms, options.seconds)
         for busy in options.busy
         for switch_ms in options.switch
         for legs in options.legs
@@ -188,7 +193,7 @@ def main() -> None:
         path = RESULTS / f"rtp_pacer-{now:%Y%m%dT%H%M%SZ}.json"
         load = os.getloadavg()[0]
         written = {"when": now.isoformat(), **commit(), "machine": machine(), "versions": versions()}
-        write_json(path, {**written, "load_average": load, "sendto": options.sendto, "cost_us": costs, "pacing": rows})
+        write_json(path, {**written, "load_average": load, "cost_us": costs, "pacing": rows})
         print(f"\n{path}")
 
 

@@ -6,24 +6,29 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import structlog
 
+from mediaserver.call_digits import CallDigits
 from mediaserver.call_engines import CallEngine
-from mediaserver.config import CallsConfig, RtpConfig
-from mediaserver.negotiation import MediaFormat, Negotiator, NotAcceptableError
+from mediaserver.call_media import CallMedia, DigitsSent, MediaEvent, MediaServices
+from mediaserver.call_quality import quality_fields
+from mediaserver.config import CallsConfig
+from mediaserver.dtmf_info import DTMF_TYPES, parse_dtmf_info
+from mediaserver.negotiation import MediaFormat
 from mediaserver.refusal import RefusedError
+from mediaserver.rtp.barge_in import Interruption
+from mediaserver.rtp.dtmf import DtmfEvent
 from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
-from mediaserver.rtp.latch import Latch, LatchPolicy
-from mediaserver.rtp.pacer_thread import PacerThread
+from mediaserver.rtp.health import MediaFailure
 from mediaserver.rtp.playout import PlayoutBuffer
-from mediaserver.rtp.session import RtpSession, SendFormat
-from mediaserver.speech_order import SpeechOrder, parse_order
-from mediaserver.speech_queue import MAX_BUFFERED_S, QueueFullError, SpeechLimits, SpeechQueue
+from mediaserver.rtp.session import RtpSession
+from mediaserver.speech_order import BODY_TYPES, SpeechOrder, parse_order
+from mediaserver.speech_queue import QueueFullError, SpeechLimits, SpeechQueue
 from sip.invite_session import EndCause, InviteSession, Reply
 from sip.message import IncomingRequest
 from sip.sdp import CONTENT_TYPE as SDP_TYPE
-from sip.sdp import SdpError
 from tts_engine.errors import EngineError, TextTooLongError, UnknownVoiceError
 
 QUEUE_RETRY_S = "5"
@@ -40,6 +45,9 @@ class EndReason(StrEnum):
     BAD_ANSWER = "bad_answer"
     "The SDP answer in the ACK was missing, or none that we can use."
     TOO_LONG = "max_duration"
+    NO_MEDIA = "rtp_never_started"
+    "Nothing came from the caller's phone, neither RTP nor RTCP."
+    MEDIA_STOPPED = "rtp_stopped"
     DRAINED = "drained"
     FAILED = "failed"
     "An error of our own."
@@ -51,14 +59,26 @@ _REASONS = {
     EndCause.NO_ACK: EndReason.NO_ACK,
 }
 
+_FAILURES = {MediaFailure.NEVER_STARTED: EndReason.NO_MEDIA, MediaFailure.STOPPED: EndReason.MEDIA_STOPPED}
+
+RTP_TIMEOUT = ("Reason", 'Q.850;cause=102;text="RTP timeout"')
+"RFC 3326; 102 is: recovery on timer expiry."
+
+
+@dataclass(slots=True)
+class InterruptionCounters:
+    """Of one call, by what interrupted."""
+
+    speech: int = 0
+    digit: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class CallServices:
     """What all calls share."""
 
-    pacer: PacerThread
+    media: MediaServices
     calls: CallsConfig
-    rtp: RtpConfig
     on_ended: Callable[[CallLeg], None]
 
 
@@ -81,41 +101,48 @@ class CallLeg:
         self._loop = asyncio.get_running_loop()
         self.log = structlog.get_logger("call").bind(call_id=session.request.call_id)
         self._services = services
-        self._endpoint = endpoint
-        self._negotiator = Negotiator(services.rtp.codecs, services.rtp.ptime_ms, advertised)
-        self._media: MediaFormat | None = None
-        self._offer_pending = order.sdp is None
-        self._local_sdp, self._media = self._negotiate(order.sdp)
-        self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S)
+        self.media = CallMedia(
+            services.media, endpoint, advertised, session.request.source[0], order.sdp, self._media_event, self.log
+        )
         self.speech = SpeechQueue(
             engine.engine,
             self.playout,
             SpeechLimits(services.calls.max_queued_chars, services.calls.speech_wait_s),
             engine.measures,
-            self._hang_up_if_done,
+            self._speech_idle,
             self._speech_failed,
             self.log,
+            sample_rate=self.media.playout_rate,
         )
         self.playout.on_event = deliver_to(self._loop, self.speech.playout_event)
-        self.rtp = self._make_rtp()
-        self._paced = False
+        self.digits = CallDigits(
+            services.media.dtmf, self.media, session, self._pressed, self._hang_up_if_done, self.log
+        )
+        self.interruptions = InterruptionCounters()
         self._timers: list[asyncio.TimerHandle] = []
         self._began = self._loop.time()
         self._voice = self._known(order.voice)
         self._hang_up_when_idle = order.hang_up
         self._ended = False
-        if order.text is not None:
-            self._check(order.text, self._voice)
-            self.speech.say(order.text, self._voice)
-        else:
-            self._check("", self._voice)
-            self.speech.say(services.calls.greeting, self._voice)
+        text = order.text if order.text is not None else services.calls.greeting
+        self._check(order, self._voice)
+        self.speech.say(text, self._voice)
+        self._take_wishes(order)
+
+    @property
+    def playout(self) -> PlayoutBuffer:
+        return self.media.playout
+
+    @property
+    def rtp(self) -> RtpSession:
+        return self.media.rtp
 
     # The call's beginning:
 
-    async def answer(self) -> None:
-        """Open the media and answer the INVITE, after the configured ringing. Raises OSError."""
-        await self._endpoint.start(self.rtp.receive)
+    def answer(self) -> None:
+        """Answer the INVITE, after the configured ringing."""
+        if self._ended:
+            return
         delay = self._services.calls.answer_delay_ms / 1000
         if delay and not self.session.ended:
             self.session.ring()
@@ -125,24 +152,29 @@ class CallLeg:
 
     def _accept(self) -> None:
         if self.end_reason is None:
-            self.session.accept(self._local_sdp, SDP_TYPE)
-            self.log.info("call_answered", codec=self._media.codec.name if self._media else None)
+            self.session.accept(self.media.local_sdp, SDP_TYPE)
+            media = self.media.format
+            self.log.info("call_answered", codec=media.codec.name if media else None)
 
     def acknowledged(self, ack: IncomingRequest) -> None:
         """The caller hears us from now on."""
-        if self._offer_pending:
-            self._offer_pending = False
+        if self.media.answer_pending:
             try:
-                self._change_media(self._take_answer(ack))
+                order = parse_order(ack, BODY_TYPES)
+                if order.sdp is None:
+                    raise RefusedError(400, "ACK Has No SDP Answer")
+                self._change_media(self.media.take_answer(order.sdp))
             except RefusedError as error:
                 self.log.warning("answer_unusable", error=error.fault.reason)
                 self.end(EndReason.BAD_ANSWER)
                 return
         limit = self._services.calls.max_duration_s
-        if limit and not self._paced:
+        if limit and not self.media.paced:
             self._timers.append(self._loop.call_later(limit, self.end, EndReason.TOO_LONG))
-        self._pace()
-        self._hang_up_if_done()
+        if not self.media.paced:
+            self.speech.listening()
+            self.media.pace()
+        self._proceed_if_idle()
 
     # Requests within the call:
 
@@ -150,33 +182,50 @@ class CallLeg:
         """A new offer: hold, resume, another address or codec; or, without SDP, a request for ours."""
         try:
             order = parse_order(request, (SDP_TYPE,))
-            sdp, media = self._negotiate(order.sdp)
+            sdp, media = self.media.renegotiate(order.sdp)
         except RefusedError as error:
             self.log.info("reinvite_refused", code=error.fault.code, reason=error.fault.reason)
             return error.reply
-        self._offer_pending = order.sdp is None
         if media is not None:
             self._change_media(media)
         return Reply(200, body=sdp, content_type=SDP_TYPE)
 
     def info_received(self, request: IncomingRequest) -> Reply:
-        """More text, another wish about the end, or: stop speaking."""
+        """A digit; or more text, another wish about the end, or: stop speaking."""
         try:
+            if _content_type(request) in DTMF_TYPES:
+                return self._digit_received(request)
             order = parse_order(request, ("text/plain",))
             voice = self._known(order.voice) if order.voice else self._voice
-            if order.text is not None:
-                self._check(order.text, voice, behind_queue=not order.clear)
+            self._check(order, voice, behind_queue=not order.clear)
         except RefusedError as error:
             self.log.info("info_refused", code=error.fault.code, reason=error.fault.reason)
             return error.reply
         if order.clear:
-            self._hang_up_when_idle = False  # it belonged to what is cleared
-            self.speech.clear()
+            self.clear()
         self._hang_up_when_idle = self._hang_up_when_idle or order.hang_up
         if order.text is not None:
             self.speech.say(order.text, voice)
-        self._loop.call_soon(self._hang_up_if_done)  # after our 200
+        self._take_wishes(order)
+        self._loop.call_soon(self._proceed_if_idle)  # after our 200
         return Reply(200)
+
+    def _digit_received(self, request: IncomingRequest) -> Reply:
+        """Raises RefusedError."""
+        try:
+            event = parse_dtmf_info(_content_type(request), request.body)
+        except ValueError as error:
+            raise RefusedError(400, str(error)) from None
+        if event is not None:
+            self.digits.heard(event)
+        return Reply(200)
+
+    def _take_wishes(self, order: SpeechOrder) -> None:
+        """What a request asks for besides its text."""
+        if order.barge_in is not None:
+            self.media.set_barge_in(order.barge_in)
+        if order.digits is not None:
+            self.digits.queue(order.digits)
 
     # Speech:
 
@@ -187,8 +236,11 @@ class CallLeg:
             self.log.warning("voice_replaced", voice=voice, by=self.engine.engine.default_voice)
         return chosen
 
-    def _check(self, text: str, voice: str | None, *, behind_queue: bool = True) -> None:
+    def _check(self, order: SpeechOrder, voice: str | None, *, behind_queue: bool = True) -> None:
         """Raises RefusedError with what a caller should be told."""
+        if order.digits is not None and behind_queue and not self.digits.room_for(order.digits):
+            raise RefusedError(413, "Digit Queue Is Full", (("Retry-After", QUEUE_RETRY_S),))
+        text = order.text or ""
         limit = self._services.calls.max_text_chars
         try:
             if len(text) > limit:
@@ -204,83 +256,81 @@ class CallLeg:
         except EngineError as error:
             raise RefusedError(503, f"Speech Engine: {error}", (("Retry-After", QUEUE_RETRY_S),)) from None
 
+    def clear(self) -> None:
+        """Stop speaking: forget what is queued to be said or sent, and the wish to hang up after it."""
+        self._hang_up_when_idle = False
+        self.digits.clear()
+        self.speech.clear()
+
+    def _speech_idle(self) -> None:
+        self.digits.send_waiting()
+        self._hang_up_if_done()
+
     def _speech_failed(self) -> None:
         self.end(EndReason.FAILED)
 
+    def _proceed_if_idle(self) -> None:
+        if self.media.paced and self.speech.idle:
+            self._speech_idle()
+
     def _hang_up_if_done(self) -> None:
-        if self._hang_up_when_idle and self._paced and self.speech.idle:
+        if self._hang_up_when_idle and self.media.paced and self.speech.idle and self.digits.idle:
             self.end(EndReason.PLAYED)
 
     # Media:
 
-    def _negotiate(self, sdp: bytes | None) -> tuple[bytes, MediaFormat | None]:
-        """Our SDP, and what was agreed if the other side has offered. Raises RefusedError."""
-        if sdp is None:
-            return self._negotiator.offer(), None
-        try:
-            return self._negotiator.answer(sdp)
-        except SdpError as error:
-            raise RefusedError(400, f"Bad SDP: {error}") from None
-        except NotAcceptableError as error:
-            warning = ("Warning", f'305 {self._negotiator.host} "{error}"')  # RFC 3261 section 20.43
-            raise RefusedError(488, None, (warning,)) from None
+    def _media_event(self, event: MediaEvent) -> None:
+        """What the media thread reports."""
+        if self._ended:
+            return
+        match event:
+            case DtmfEvent():
+                self.digits.heard(event)
+            case DigitsSent():
+                self.digits.sent()
+            case Interruption():
+                self._interrupted(event)
+            case MediaFailure():
+                self.log.warning("media_failed", failure=event.value)
+                self.end(_FAILURES[event], (RTP_TIMEOUT,))
 
-    def _take_answer(self, ack: IncomingRequest) -> MediaFormat:
-        order = parse_order(ack, (SDP_TYPE, "multipart/mixed", "text/plain"))
-        if order.sdp is None:
-            raise RefusedError(400, "ACK Has No SDP Answer")
-        try:
-            return self._negotiator.accept_answer(order.sdp)
-        except (SdpError, NotAcceptableError) as error:
-            raise RefusedError(488, str(error)) from None
+    def _interrupted(self, interruption: Interruption) -> None:
+        """The caller has interrupted, and hears nothing more of what was being said."""
+        if self.playout.halted:  # else it was cleared meanwhile
+            self._cut(interruption.cause, interruption.at_ms - interruption.onset_ms)
 
-    def _make_rtp(self) -> RtpSession:
-        latch = Latch(LatchPolicy(self._services.rtp.symmetric))
-        rtp = RtpSession(self._endpoint.send, self.playout, self._send_format(), latch)
-        rtp.send_silence = self._services.rtp.send_silence
-        if self._media is not None:
-            self._set_rtp(rtp, self._media)
-            rtp.set_remote(self._media.remote, [self.session.request.source[0]])
-        return rtp
+    def _pressed(self, digit: str) -> None:
+        """A digit told by INFO interrupts too; one in the audio has done so already."""
+        self.log.debug("digit", digit=digit)
+        if self.media.barge_in_policy in ("digit", "either") and self.playout.playing:
+            self._cut("digit", 0)
 
-    def _send_format(self) -> SendFormat:
-        media = self._media
-        if media is None:  # until the answer comes in the ACK nothing is sent
-            return SendFormat(self._negotiator.preferred, self._negotiator.preferred.payload_type)
-        return SendFormat(media.codec, media.payload_type, media.ptime_ms)
-
-    def _set_rtp(self, rtp: RtpSession, media: MediaFormat) -> None:
-        rtp.set_receive_types([media.payload_type], media.event_payload_type)
-        rtp.paused = not media.sending
+    def _cut(self, cause: Literal["speech", "digit"], after_ms: int) -> None:
+        self._hang_up_when_idle = False  # it belonged to what is cut
+        self.digits.clear()
+        cut = self.speech.clear()
+        if cause == "speech":
+            self.interruptions.speech += 1
+        else:
+            self.interruptions.digit += 1
+        for spoken in cut[:1]:
+            self.log.info(
+                "interrupted",
+                cause=cause,
+                after_ms=after_ms,
+                utterance=spoken.number,
+                played_ms=spoken.played_ms,
+                total_ms=spoken.total_ms,
+                words_heard=len(spoken.heard_text.split()),
+                utterances=len(cut),
+            )
+            self.log.debug("interrupted_text", utterance=spoken.number, heard=spoken.heard_text)
 
     def _change_media(self, media: MediaFormat) -> None:
-        """Make a new agreement so. A mere session refresh disturbs nothing: not the pace, nor what was latched."""
-        before, self._media = self._media, media
-        if media == before:
-            return
+        before = self.media.format
         if media.sending and (before is None or not before.sending):
             self.speech.listening()
-        paced = self._paced
-        if media.ptime_ms != self.rtp.interval_ms:
-            self._unpace()
-        self.rtp.set_send_format(self._send_format())
-        self._set_rtp(self.rtp, media)
-        if before is None or media.remote != before.remote:
-            self.rtp.set_remote(media.remote, [self.session.request.source[0]])
-        if paced:
-            self._pace()
-        self.log.info("media_changed", codec=media.codec.name, ptime_ms=media.ptime_ms, sending=media.sending)
-
-    def _pace(self) -> None:
-        if not self._paced and self._media is not None:
-            self._paced = True
-            self.speech.listening()
-            self._services.pacer.add(self.rtp)
-
-    def _unpace(self) -> None:
-        if self._paced:
-            self._paced = False
-            self._services.pacer.remove(self.rtp)
+        self.media.change(media)
 
     # The end:
 
@@ -288,11 +338,11 @@ class CallLeg:
         """SIP says that the session is over."""
         self._end(self.end_reason or _REASONS.get(cause, EndReason.FAILED))
 
-    def end(self, reason: EndReason) -> None:
-        """End the call from our side."""
+    def end(self, reason: EndReason, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """End the call from our side; headers: for its BYE."""
         if self.end_reason is None:
             self.end_reason = reason
-            self.session.hang_up()
+            self.session.hang_up(headers)
             self._end(reason)
 
     def _end(self, reason: EndReason) -> None:
@@ -307,12 +357,12 @@ class CallLeg:
         self._ended = True
         for timer in self._timers:
             timer.cancel()
-        self._unpace()
+        self.digits.close()
+        self.media.close()
         self.speech.close()
-        self._endpoint.close()
 
     def _log_summary(self, reason: EndReason) -> None:
-        rtp, stats, counters = self.rtp, self.rtp.stats, self.speech.counters
+        rtp, counters, digits = self.rtp, self.speech.counters, self.digits.counters
         self.log.info(
             "call_ended",
             reason=reason.value,
@@ -323,10 +373,16 @@ class CallLeg:
             failed=counters.failed,
             unspeakable=counters.unspeakable,
             waited=counters.waited,
-            packets_sent=rtp.sent.packets,
+            interruptions=self.interruptions.speech + self.interruptions.digit,
+            digits_received=digits.received,
+            digits_sent=digits.sent,
+            packets_sent=rtp.sending.counters.packets,
             underruns=self.playout.underruns,
-            packets_received=rtp.received.packets,
-            lost=stats.lost,
-            jitter_ms=round(stats.jitter_seconds * 1000, 2),
-            strangers=rtp.received.strangers,
+            packets_received=rtp.receiving.counters.packets,
+            strangers=rtp.receiving.counters.strangers,
+            **quality_fields(self.media.quality()),
         )
+
+
+def _content_type(request: IncomingRequest) -> str:
+    return (request.header("Content-Type") or "").partition(";")[0].strip().lower()

@@ -13,18 +13,20 @@ import structlog
 
 from mediaserver.call_engines import CallEngine, CallEngines
 from mediaserver.call_leg import CallLeg, CallServices, EndReason
+from mediaserver.call_media import MediaServices
+from mediaserver.call_quality import QualityMeasures
 from mediaserver.config import Config
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.pacer import PacedLeg
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.ports import NoPortsLeftError, PortAllocator
-from mediaserver.speech_order import parse_order
+from mediaserver.rtp.reader import DatagramReader
+from mediaserver.speech_order import BODY_TYPES, parse_order
 from sip.errors import Fault
 from sip.invite_session import InviteSession
 from sip.message import SocketAddress
 from sip.transport import is_unspecified
-from sip.user_agent import ACCEPTED_TYPES
 from tts_engine.errors import EngineBusyError, EngineError
 
 _log = structlog.get_logger("calls")
@@ -45,21 +47,46 @@ class CallTotals:
 
 def leg_counts(leg: CallLeg) -> dict[str, int]:
     """What one call has counted so far."""
-    rtp, speech = leg.rtp, leg.speech.counters
+    sent, received, rtcp, dtmf = (
+        leg.rtp.sending.counters,
+        leg.rtp.receiving.counters,
+        leg.rtp.rtcp,
+        leg.rtp.receiving.dtmf,
+    )
+    inbound = leg.media.inbound
+    speech, digits = leg.speech.counters, leg.digits.counters
     return {
-        "rtp_packets_sent": rtp.sent.packets,
-        "rtp_send_errors": rtp.sent.errors,
-        "rtp_packets_received": rtp.received.packets,
-        "rtp_strangers": rtp.received.strangers,
-        "rtp_malformed": rtp.received.malformed + rtp.received.wrong_type,
+        "rtp_packets_sent": sent.packets,
+        "rtp_send_errors": sent.errors,
+        "rtp_packets_received": received.packets,
+        "rtp_packets_lost": max(0, leg.rtp.stats.lost),
+        "rtp_strangers": received.strangers,
+        "rtp_malformed": received.malformed,
+        "rtp_oversized": received.oversized,
+        "rtp_wrong_type": received.wrong_type,
+        "rtp_overflowed": received.overflowed,
+        "rtp_ssrc_collisions": received.collisions,
         "rtp_underruns": leg.playout.underruns,
         "rtp_underrun_frames": leg.playout.underrun_frames,
+        "rtp_inbound_late": inbound.buffer.late,
+        "rtp_inbound_concealed": inbound.concealed,
+        "rtcp_received": received.rtcp,
+        "rtcp_malformed": rtcp.malformed if rtcp is not None else 0,
+        "dtmf_malformed": dtmf.malformed + dtmf.unknown,
+        "dtmf_received": digits.received,
+        "dtmf_sent": digits.sent,
+        "dtmf_failed": digits.failed,
+        "interruptions_speech": leg.interruptions.speech,
+        "interruptions_digit": leg.interruptions.digit,
         "speech_utterances": speech.utterances,
         "speech_played": speech.played,
         "speech_cleared": speech.cleared,
         "speech_failed": speech.failed,
         "speech_unspeakable": speech.unspeakable,
         "speech_waited": speech.waited,
+        "underruns_engine": speech.underruns_engine,
+        "underruns_engine_busy": speech.underruns_engine_busy,
+        "underruns_event_loop": speech.underruns_event_loop,
     }
 
 
@@ -77,8 +104,10 @@ class Calls:
         self._local_host = local_host
         self._loop = asyncio.get_running_loop()
         self._ports = PortAllocator(config.rtp_host, config.rtp.port_min, config.rtp.port_max)
-        self._services = CallServices(self.pacer, config.calls, config.rtp, self._leg_ended)
-        self._tasks: set[asyncio.Task[None]] = set()
+        media = MediaServices(self.pacer, config.rtp, config.dtmf, config.barge_in)
+        self._services = CallServices(media, config.calls, self._leg_ended)
+        self._reader = DatagramReader(self._ports.family)
+        self.quality = QualityMeasures()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -104,9 +133,7 @@ class Calls:
         leg.log.info("call_offered", source=session.request.source[0], target=str(session.request.message.uri))
         if leg.engine.overflow is not None:
             leg.log.warning("call_overflowed", engine=leg.engine.engine.name, reason=str(leg.engine.overflow))
-        task = asyncio.ensure_future(self._answer(leg))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._loop.call_soon(self._answer, leg)  # behind the synthesis, which has its start now
 
     async def drain(self, limit_s: float) -> None:
         """Take no more calls, and wait for the running ones to finish, up to the limit."""
@@ -136,9 +163,9 @@ class Calls:
     def _make_leg(self, session: InviteSession) -> CallLeg:
         """Raises RefusedError."""
         engine = self._admit()
-        order = parse_order(session.request, ACCEPTED_TYPES)
+        order = parse_order(session.request, BODY_TYPES)
         try:
-            endpoint = RtpEndpoint(self._ports.allocate())
+            endpoint = self._open_ports()
         except (NoPortsLeftError, OSError) as error:
             _log.error("no_rtp_port", error=str(error))
             raise RefusedError(503, "No RTP Port Is Left", self._retry_after()) from None
@@ -150,6 +177,13 @@ class Calls:
             raise
         self.engines.count(engine)
         return leg
+
+    def _open_ports(self) -> RtpEndpoint:
+        """Raises NoPortsLeftError or OSError."""
+        if self._config.rtp.rtcp:
+            rtp, rtcp = self._ports.allocate_pair()
+            return RtpEndpoint(rtp, self._reader, rtcp)
+        return RtpEndpoint(self._ports.allocate(), self._reader)
 
     def _advertised(self, session: InviteSession) -> str:
         """The address that this caller is told to send its media to."""
@@ -170,19 +204,19 @@ class Calls:
         _log.info("call_refused", call_id=session.request.call_id, code=fault.code, reason=fault.reason)
         session.reject(fault.code, fault.reason, fault.headers)
 
-    async def _answer(self, leg: CallLeg) -> None:
+    def _answer(self, leg: CallLeg) -> None:
         try:
-            await leg.answer()
+            leg.answer()
         except Exception:  # whatever it is, the call must not stay half made
-            if leg.end_reason is None:
-                leg.log.exception("media_failed")
-                leg.end(EndReason.FAILED)
+            leg.log.exception("answer_failed")
+            leg.end(EndReason.FAILED)
 
     def _leg_ended(self, leg: CallLeg) -> None:
         self.legs.discard(leg)
         if leg.end_reason is not None:
             self.totals.ended[leg.end_reason.value] += 1
         self.totals.sums.update(leg_counts(leg))
+        self.quality.count(leg.media.quality())
         if not self.legs:
             self._empty.set()
 

@@ -24,6 +24,7 @@ ENV_PREFIX = "CHATTERLINE_"
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=0, le=600_000)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
+BargeInPolicy = Literal["none", "speech", "digit", "either"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -76,10 +77,16 @@ class RtpConfig(_Section):
     advertised_host: str | None = None
     port_min: Annotated[int, Field(ge=1024, le=65534)] = 16384
     port_max: Annotated[int, Field(ge=1024, le=65535)] = 32766
-    codecs: tuple[Literal["PCMU", "PCMA"], ...] = ("PCMU", "PCMA")
+    codecs: tuple[Literal["PCMU", "PCMA", "G722"], ...] = ("PCMU", "PCMA")
     ptime_ms: Literal[10, 20, 30, 40, 60] = 20
     send_silence: bool = True
     symmetric: Literal["off", "host", "any"] = "host"
+    jitter_buffer_max_ms: Annotated[int, Field(ge=40, le=1000)] = 200
+    rtcp: bool = True
+    rtcp_mux: bool = True
+    start_timeout_s: Seconds = 60.0
+    stop_timeout_s: Seconds = 60.0
+    silence_timeout_s: Seconds = 300.0
 
     @field_validator("host", "advertised_host")
     @classmethod
@@ -92,7 +99,28 @@ class RtpConfig(_Section):
             raise ValueError("port_max must be above port_min")
         if not self.codecs:
             raise ValueError("codecs must name at least one codec")
+        if len(set(self.codecs)) < len(self.codecs):
+            raise ValueError("codecs names a codec twice")
         return self
+
+
+class DtmfConfig(_Section):
+    """[dtmf]"""
+
+    method: Literal["auto", "rfc4733", "info", "inband"] = "auto"
+    detect_inband: bool = False
+    duration_ms: Annotated[int, Field(ge=40, le=8000)] = 100
+
+
+class BargeInConfig(_Section):
+    """[barge_in]"""
+
+    policy: BargeInPolicy = "none"
+    min_speech_ms: Annotated[int, Field(ge=60, le=240)] = 120
+    hold_off_ms: Milliseconds = 500
+    energy_floor_db: Annotated[float, Field(ge=-90, le=0)] = -45.0
+    aggressiveness: Annotated[int, Field(ge=0, le=3)] = 1
+    echo_guard: bool = True
 
 
 class CallsConfig(_Section):
@@ -179,6 +207,14 @@ def _is_device(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d{1,2})?", name) is not None
 
 
+class PromptsConfig(_Section):
+    """[tts.prompts]: speech that is synthesised once; see docs/prompts.md."""
+
+    memory_mb: Annotated[int, Field(ge=0, le=100_000)] = 64
+    dir: str = ""
+    dir_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+
+
 class TtsConfig(_Section):
     """[tts]"""
 
@@ -191,6 +227,7 @@ class TtsConfig(_Section):
     voices: dict[str, VoiceConfig] = Field(default_factory=lambda: {"heart": VoiceConfig()}, min_length=1)
     chatterbox: ChatterboxConfig = ChatterboxConfig()
     onnx: OnnxConfig = OnnxConfig()
+    prompts: PromptsConfig = PromptsConfig()
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:
@@ -224,6 +261,8 @@ class Config(BaseSettings):
 
     sip: SipConfig = SipConfig()
     rtp: RtpConfig = RtpConfig()
+    dtmf: DtmfConfig = DtmfConfig()
+    barge_in: BargeInConfig = BargeInConfig()
     calls: CallsConfig = CallsConfig()
     tts: TtsConfig = TtsConfig()
     log: LogConfig = LogConfig()

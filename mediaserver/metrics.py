@@ -29,16 +29,34 @@ _SUMS = {
     "rtp_packets_sent": "RTP packets sent",
     "rtp_send_errors": "RTP packets that the socket refused",
     "rtp_packets_received": "RTP packets taken",
-    "rtp_strangers": "RTP packets from addresses that a call does not listen to",
-    "rtp_malformed": "Datagrams on RTP ports that were no RTP, or of no payload type agreed on",
+    "rtp_packets_lost": "RTP packets that never came",
+    "rtp_strangers": "Packets on media ports from addresses that a call does not listen to",
+    "rtp_malformed": "Datagrams on RTP ports that were no RTP",
+    "rtp_oversized": "Datagrams on RTP ports that were longer than any packet of audio",
+    "rtp_wrong_type": "RTP packets of a payload type that was not agreed on",
+    "rtp_overflowed": "Datagrams that came faster than the sockets had room for",
+    "rtp_ssrc_collisions": "Streams that came with our own SSRC",
     "rtp_underruns": "Gaps in the middle of an utterance",
-    "rtp_underrun_frames": "Frames of silence sent in those gaps",
+    "rtp_underrun_frames": "Frames without speech sent in those gaps",
+    "rtp_inbound_late": "Packets that came too late for the jitter buffer, where somebody listens",
+    "rtp_inbound_concealed": "Frames of received audio that were made up, where somebody listens",
+    "rtcp_received": "RTCP packets taken",
+    "rtcp_malformed": "Of them, those that were not valid",
+    "dtmf_malformed": "Telephone-event packets that were no digit",
+    "dtmf_received": "Digits that callers pressed",
+    "dtmf_sent": "Digits sent to callers",
+    "dtmf_failed": "Digits that a peer refused by INFO",
+    "interruptions_speech": "Speech that callers interrupted by speaking",
+    "interruptions_digit": "Speech that callers interrupted by a digit",
     "speech_utterances": "Texts taken to be spoken",
     "speech_played": "Utterances played to their end",
     "speech_cleared": "Utterances cleared before their end",
     "speech_failed": "Utterances that the engine failed on",
     "speech_unspeakable": "Texts with nothing speakable in them",
     "speech_waited": "Utterances that the engine had no room for at first",
+    "underruns_engine": "Underruns for want of audio from the engine",
+    "underruns_engine_busy": "Of those, while the engine had no room for the text",
+    "underruns_event_loop": "Underruns because the event loop was late with audio that was there",
 }
 "Keys of leg_counts()."
 
@@ -108,7 +126,8 @@ class _ServerCollector(Collector):
             ready.add_metric([engine.name], engine.ready)
         yield ready
         yield from _families("chatterline_engine_", [pair for engine in engines.all for pair in _measures_of(engine)])
-        yield from _families("chatterline_", [(measure, dict(measure.labels)) for measure in engines.speech_measures])
+        measures = [*engines.speech_measures, *self._calls.quality.measures]
+        yield from _families("chatterline_", [(measure, dict(measure.labels)) for measure in measures])
 
 
 def _measures_of(engine: Engine) -> Iterator[_Labelled]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mediaserver.rtcp_attributes import RtcpAgreement, RtcpPolicy
 from mediaserver.rtp.codec import CODECS, Codec
-from sip.sdp import MediaDescription, SdpError, SessionDescription, connection
+from sip.sdp import Attribute, MediaDescription, SdpError, SessionDescription, connection
 from sip.transport import is_unspecified
 
 PTIMES_MS = (10, 20, 30, 40, 60)
-OFFERED_EVENT_PAYLOAD_TYPE = 101
 EVENTS = "0-15"  # RFC 4733 section 2.5.1.1: the DTMF digits
+_EVENT, _COMFORT_NOISE = "TELEPHONE-EVENT", "CN"
+_OTHER_PAYLOAD_TYPES = {_COMFORT_NOISE: 13, _EVENT: 101}
+"That we offer, beside the codecs' own; 13 is static (RFC 3551 section 6)."
 PLAIN_RTP = ("RTP/AVP", "RTP/AVPF")
+DO_RTCP = RtcpPolicy()
 _MIRRORED = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
 
 
@@ -28,30 +33,74 @@ class MediaFormat:
     codec: Codec
     payload_type: int
     ptime_ms: int
-    "Of the packets that we send."
+    "Of the packets that we send. The peer's may be of any length."
     event_payload_type: int | None
     "telephone-event, RFC 4733; None if the peer has none."
     remote: tuple[str, int] | None
     "Where the peer wants its packets, as the SDP says; None if it gives a name: then to where its own come from."
     sending: bool
     "Whether the peer wants to hear us now; False while it holds."
+    receiving: bool = True
+    "Whether the peer may send to us: it may while it holds us with sendonly (its music), not when it only listens."
+    comfort_noise_payload_type: int | None = None
+    "CN, RFC 3389; None if the peer has none."
+    rtcp: RtcpAgreement | None = None
+    "None if we do no RTCP."
+
+    @property
+    def owed(self) -> bool:
+        """Whether the peer's RTP would be missed: not in a hold, with music or without, nor if it only listens."""
+        return self.sending and self.receiving
+
+    @property
+    def payload_types(self) -> dict[str, int]:
+        """By encoding name, in upper case: the codec's, then what goes with it."""
+        numbers = {
+            self.codec.name: self.payload_type,
+            _COMFORT_NOISE: self.comfort_noise_payload_type,
+            _EVENT: self.event_payload_type,
+        }
+        return {name: number for name, number in numbers.items() if number is not None}
+
+    @property
+    def rtcp_mux(self) -> bool:
+        """RTCP goes over the port of RTP (RFC 5761)."""
+        return self.rtcp is not None and self.rtcp.mux
+
+    @property
+    def rtcp_remote(self) -> tuple[str, int] | None:
+        """Where the peer wants its RTCP; with rtcp_mux where it wants its RTP. None as for `remote`."""
+        return self.rtcp.remote if self.rtcp is not None else None
+
+    @property
+    def rtcp_xr(self) -> bool:
+        """The peer asks for VoIP metrics (RFC 3611 section 5.1)."""
+        return self.rtcp is not None and self.rtcp.xr
 
 
 class Negotiator:
     """The session descriptions of one leg: what was last said, and what comes next."""
 
-    def __init__(self, codecs: Sequence[str], ptime_ms: int, local: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        codecs: Sequence[str],
+        ptime_ms: int,
+        local: tuple[str, int],
+        rtcp: RtcpPolicy = DO_RTCP,
+    ) -> None:
         """local: the address that the peer is to send to. codecs: names of CODECS."""
         self._codecs = [CODECS[name] for name in codecs]
         self._ptime_ms = ptime_ms
         self._local = local
+        self._rtcp = rtcp
         self._session_id = secrets.randbits(62)
         self._version = 0
         self._last: bytes | None = None
         self._streams: list[MediaDescription] = []
         "The m= lines of the session, as last described: their number and order stay (section 8)."
         self._audio_index = 0
-        self._event_payload_type = OFFERED_EVENT_PAYLOAD_TYPE
+        self._agreed: dict[str, int] = {}
+        "The payload types of the session by encoding name: they go on meaning what they mean (section 8.3.2)."
 
     @property
     def host(self) -> str:
@@ -78,27 +127,34 @@ class Negotiator:
             answers.append(_refusal(media) if agreed is None else self._accept(description, media, agreed))
         if chosen is None:
             raise NotAcceptableError("no audio stream of the offer is one that we can do")
-        self._event_payload_type = chosen.event_payload_type or OFFERED_EVENT_PAYLOAD_TYPE
+        self._agreed = chosen.payload_types
         return self._describe(answers), chosen
 
     def offer(self) -> bytes:
         """Offer all that we can do (section 5), in the audio stream that there is, if there is one (section 8)."""
-        event = self._event_payload_type
-        media = MediaDescription(
-            kind="audio",
-            port=self._local[1],
-            protocol="RTP/AVP",
-            formats=[str(codec.payload_type) for codec in self._codecs] + [str(event)],
-            attributes=[
-                *((("rtpmap", f"{codec.payload_type} {codec.name}/{codec.clock_rate}")) for codec in self._codecs),
-                *_event_attributes(event),
-                ("ptime", str(self._ptime_ms)),
-                ("sendrecv", None),
-            ],
-        )
+        numbers = self._offered_payload_types()
+        attributes: list[Attribute] = []
+        for name, number in numbers.items():
+            attributes += _mapping(name, number)
+        attributes += [("ptime", str(self._ptime_ms)), ("sendrecv", None), *self._rtcp.offered(numbers.values())]
+        media = MediaDescription("audio", self._local[1], "RTP/AVP", list(map(str, numbers.values())), None, attributes)
         streams = [_refusal(stream) for stream in self._streams] or [media]
         streams[self._audio_index] = media
         return self._describe(streams)
+
+    def _offered_payload_types(self) -> dict[str, int]:
+        """By encoding name, best first; those that the session has given another meaning are left out.
+
+        Comfort noise is among them for what that says: that we take it (RFC 3389 section 5). Without it a peer that
+        suppresses silence does so all the same, and leaves us a dead line.
+        """
+        taken = set(self._agreed.values())
+        static = {codec.name: codec.payload_type for codec in self._codecs} | _OTHER_PAYLOAD_TYPES
+        return {
+            name: self._agreed.get(name, number)
+            for name, number in static.items()
+            if name in self._agreed or number not in taken
+        }
 
     def accept_answer(self, answer: bytes) -> MediaFormat:
         """Take the answer to our offer (section 7). Raises SdpError or NotAcceptableError."""
@@ -119,40 +175,45 @@ class Negotiator:
             return None  # our socket is of the other IP version
         maps = _payload_maps(media)
         ours = {codec.name: codec for codec in self._codecs}
-        payload_type = next((number for number, name in maps.items() if name in ours), None)
+        payload_type = _first(maps, *ours)
         if payload_type is None:
             return None
         direction = description.direction_of(media)
+        remote = (host, media.port) if host is not None else None
         return MediaFormat(
             codec=ours[maps[payload_type]],
             payload_type=payload_type,
             ptime_ms=self._ptime(media),
-            event_payload_type=next((number for number, name in maps.items() if name == "TELEPHONE-EVENT"), None),
-            remote=(host, media.port) if host is not None else None,
+            event_payload_type=_first(maps, _EVENT),
+            remote=remote,
+            # Section 8.4: the address 0.0.0.0 is the hold of RFC 2543.
             sending=direction in ("sendrecv", "recvonly") and not (host is not None and is_unspecified(host)),
+            receiving=direction in ("sendrecv", "sendonly"),
+            comfort_noise_payload_type=_first(maps, _COMFORT_NOISE),
+            rtcp=self._rtcp.agree(description, media, remote, maps),
         )
 
     def _ptime(self, media: MediaDescription) -> int:
-        """The peer's ptime is how it would have our packets (RFC 8866 section 6.4); maxptime bounds it."""
-        wanted = _number(media.attribute("ptime"))
-        longest = _number(media.attribute("maxptime")) or max(PTIMES_MS)
-        ptime = wanted if wanted in PTIMES_MS else self._ptime_ms
-        if ptime > longest:
-            ptime = max((value for value in PTIMES_MS if value <= longest), default=min(PTIMES_MS))
-        return ptime
+        """Of what we send: the peer's ptime is how it would have our packets (RFC 8866 section 6.4), no longer than its
+        maxptime. Wishes between those that we can do are met by the next shorter one.
+        """
+        wanted = _milliseconds(media.attribute("ptime")) or self._ptime_ms
+        longest = _milliseconds(media.attribute("maxptime")) or max(PTIMES_MS)
+        return max((value for value in PTIMES_MS if value <= min(wanted, longest)), default=min(PTIMES_MS))
 
     def _accept(
         self, description: SessionDescription, media: MediaDescription, agreed: MediaFormat
     ) -> MediaDescription:
-        codec = agreed.codec
-        formats = [str(agreed.payload_type)]
-        attributes: list[tuple[str, str | None]] = [
-            ("rtpmap", f"{agreed.payload_type} {codec.name}/{codec.clock_rate}")
-        ]
-        if agreed.event_payload_type is not None:
-            formats.append(str(agreed.event_payload_type))
-            attributes += _event_attributes(agreed.event_payload_type)
+        numbers = agreed.payload_types
+        attributes: list[Attribute] = []
+        for name, number in numbers.items():
+            attributes += _mapping(name, number)
+        # What we would receive is free (section 6.1). We ask for what the peer asks for: PBXs run one ptime both ways,
+        # and some change theirs in mid-call when it is not so.
         attributes += [("ptime", str(agreed.ptime_ms)), (_MIRRORED[description.direction_of(media)], None)]
+        if agreed.rtcp is not None:
+            attributes += agreed.rtcp.answered()
+        formats = [str(number) for number in numbers.values()]
         return MediaDescription(media.kind, self._local[1], media.protocol, formats, attributes=attributes)
 
     def _describe(self, media: list[MediaDescription]) -> bytes:
@@ -172,8 +233,16 @@ def _refusal(media: MediaDescription) -> MediaDescription:
     return MediaDescription(media.kind, 0, media.protocol, media.formats[:1])
 
 
-def _event_attributes(payload_type: int) -> list[tuple[str, str | None]]:
-    return [("rtpmap", f"{payload_type} telephone-event/8000"), ("fmtp", f"{payload_type} {EVENTS}")]
+def _first(maps: dict[int, str], *names: str) -> int | None:
+    """The payload type that the peer would rather have of those that mean one of the names."""
+    return next((number for number, name in maps.items() if name in names), None)
+
+
+def _mapping(name: str, payload_type: int) -> list[Attribute]:
+    """The rtpmap, and for telephone-event which events, of a payload type. All that we do runs at 8 kHz in RTP."""
+    if name == _EVENT:
+        return [("rtpmap", f"{payload_type} telephone-event/8000"), ("fmtp", f"{payload_type} {EVENTS}")]
+    return [("rtpmap", f"{payload_type} {name}/8000")]
 
 
 def _payload_maps(media: MediaDescription) -> dict[int, str]:
@@ -182,6 +251,7 @@ def _payload_maps(media: MediaDescription) -> dict[int, str]:
     Raises SdpError.
     """
     names = {codec.payload_type: codec.name for codec in CODECS.values()}  # static, unless mapped
+    names[_OTHER_PAYLOAD_TYPES[_COMFORT_NOISE]] = _COMFORT_NOISE
     for value in media.values("rtpmap"):
         number, _, encoding = value.partition(" ")
         bits = encoding.strip().split("/")
@@ -203,3 +273,8 @@ def _payload_type(text: str) -> int:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _milliseconds(text: str | None) -> float | None:
+    """Of ptime and maxptime, which may be fractions (RFC 8866 section 9); None for nothing, 0 and nonsense."""
+    return float(text) if text and re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,5})?", text) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
@@ -19,6 +20,7 @@ from mediaserver.config import Config
 from mediaserver.engine_watch import EngineWatch
 from mediaserver.engines import choose, make_engine, make_overflow_engine
 from mediaserver.metrics import MetricsServer, make_registry
+from mediaserver.prompts import with_prompts
 from sip.access import AccessList
 from sip.timers import TimerValues
 from sip.transport import UdpTransport, host_port
@@ -33,6 +35,9 @@ would wait that long, once for each thread before it, whenever workers are busy 
 
 SPARE_STREAMS = 8
 "Beyond one a call: the stream of a call that has just ended may still be closing."
+
+SPARE_FILES = 256
+"Beside the sockets of calls: models, logs, pipes of workers, metrics."
 
 LOOK_S = 0.5
 "How often the engines are looked at, to say when one is down or up again; calls do not wait for that."
@@ -54,8 +59,9 @@ class Server:
         text_limit = max(calls.max_text_chars, len(calls.greeting))
         choice = choose(config.tts)
         _log.info("engine", engine=choice.kind, reason=choice.reason)
-        self.engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit, choice)
-        self.overflow = make_overflow_engine(config.tts, choice.kind, text_limit)
+        engine = make_engine(config.tts, calls.max_calls + SPARE_STREAMS, text_limit, choice)
+        overflow = make_overflow_engine(config.tts, choice.kind, text_limit)
+        self.engine, self.overflow = with_prompts(engine, overflow, config, choice.kind)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -164,6 +170,17 @@ def _timers(t1: float) -> TimerValues:
     return TimerValues(t1=t1, t2=8 * t1, t4=10 * t1)
 
 
+def _raise_file_limit(calls: int) -> None:
+    """Two sockets a call are more than the 1,024 files that a process may open by default (getrlimit(2))."""
+    wanted = 2 * calls + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning("few_files", allowed=allowed, wanted=wanted, text="ulimit -n is too low for max_calls")
+
+
 def _settle_memory() -> None:
     """What is loaded stays: the collector need not look at it again, and never stops the pacer for it."""
     gc.collect()
@@ -173,6 +190,7 @@ def _settle_memory() -> None:
 async def serve(config: Config) -> None:
     """Run a server until SIGTERM or SIGINT. Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _raise_file_limit(config.calls.max_calls)
     try:
         server = Server(config)
     except EngineError as error:

@@ -4,6 +4,9 @@ X-TTS-Text     text to speak, UTF-8
 X-TTS-Voice    the voice: in an INVITE that of the whole call, in an INFO that of its text
 X-TTS-Hangup   yes: send BYE when all has been played
 X-TTS-Action   clear: stop speaking, forget what is queued (before anything new in the same request)
+X-TTS-Barge-In none, speech, digit, either: what interrupts the speech, in an INVITE of the whole call, in an INFO from
+               now on
+X-TTS-Digits   digits to send when what the same request brings to say has been said; may be a PIN, so never logged
 
 The body may be text/plain, or a multipart/mixed with text/plain parts; an INVITE's SDP is in one or the other way.
 """
@@ -11,19 +14,26 @@ The body may be text/plain, or a multipart/mixed with text/plain parts; an INVIT
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from email.parser import BytesParser
+from typing import TypeVar
 
+from mediaserver.config import BargeInPolicy
 from mediaserver.refusal import RefusedError
 from sip.message import IncomingRequest
 from sip.sdp import CONTENT_TYPE as SDP_TYPE
 
 TEXT_TYPE = "text/plain"
 MULTIPART_TYPE = "multipart/mixed"
+BODY_TYPES = (SDP_TYPE, MULTIPART_TYPE, TEXT_TYPE)
+"Of an INVITE."
 MAX_PARTS = 8
 CHARSETS = ("utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
 "Of text. Not all that Python has: some take long over hostile input."
+MAX_DIGITS = 64
+"What a sender's queue holds."
+_DIGITS = re.compile(r"[0-9*#A-DwW]+")
 _NESTED = re.compile(rb"^content-type\s*:\s*(multipart|message)/", re.IGNORECASE | re.MULTILINE)
 
 
@@ -37,6 +47,14 @@ class SpeechOrder:
     hang_up: bool
     clear: bool
     sdp: bytes | None
+    barge_in: BargeInPolicy | None = None
+    "None if the request does not say: then the call's stays."
+    digits: str | None = field(default=None, repr=False)
+    "0-9, *, #, A-D, and the pauses w (0.5 s) and W (1 s); never empty."
+
+
+_BARGE_IN: dict[str, BargeInPolicy] = {"none": "none", "speech": "speech", "digit": "digit", "either": "either"}
+T = TypeVar("T")
 
 
 def parse_order(request: IncomingRequest, accepted: tuple[str, ...]) -> SpeechOrder:
@@ -52,16 +70,31 @@ def parse_order(request: IncomingRequest, accepted: tuple[str, ...]) -> SpeechOr
     return SpeechOrder(
         text=" ".join(text.strip() for text in texts) if texts else None,
         voice=(request.header("X-TTS-Voice") or "").strip() or None,
-        hang_up=_one_of(request, "X-TTS-Hangup", {"yes": True, "no": False}),
-        clear=_one_of(request, "X-TTS-Action", {"clear": True}),
+        hang_up=_one_of(request, "X-TTS-Hangup", {"yes": True, "no": False}) or False,
+        clear=_one_of(request, "X-TTS-Action", {"clear": True}) or False,
         sdp=sdp[0] if sdp else None,
+        barge_in=_one_of(request, "X-TTS-Barge-In", _BARGE_IN),
+        digits=_digits(request),
     )
 
 
-def _one_of(request: IncomingRequest, name: str, values: dict[str, bool]) -> bool:
-    value = request.header(name)
+def _digits(request: IncomingRequest) -> str | None:
+    """The refusal does not repeat them: reasons are logged."""
+    value = (request.header("X-TTS-Digits") or "").strip()
     if not value:
-        return False
+        return None
+    if len(value) > MAX_DIGITS:
+        raise RefusedError(400, f"X-TTS-Digits Are More Than {MAX_DIGITS}")
+    if not _DIGITS.fullmatch(value):
+        raise RefusedError(400, "X-TTS-Digits Are Not All Of 0-9 * # A-D w W")
+    return value
+
+
+def _one_of(request: IncomingRequest, name: str, values: dict[str, T]) -> T | None:
+    """What the header's value means; None for no header. Raises RefusedError for any other value."""
+    value = (request.header(name) or "").strip()
+    if not value:
+        return None
     if value.lower() not in values:
         raise RefusedError(400, f"{name} Is Not One Of {', '.join(values)}: {value}")
     return values[value.lower()]

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
 from mediaserver.patience import Patience
 from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
 from mediaserver.speech_measures import SpeechMeasures
+from mediaserver.speech_underruns import Underrun
+from mediaserver.utterance import CutSpeech, Utterance
 from tts_engine.engine import BYTES_PER_SAMPLE, Engine, PcmChunk, SpeechRequest, SpeechStream
 from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError
 
-SAMPLE_RATE = 8000  # G.711
+SAMPLE_RATE = 8000
+"G.711's, Hz."
 BUFFER_AHEAD_S = 5.0
 "Audio is put into the playout buffer while less than this is in it: enough to outlast a busy moment."
 PIECE_S = 1.0
@@ -30,7 +34,6 @@ MAX_UTTERANCES = 100
 "Not yet played to their end, in one call; short texts too take up room."
 MAX_BUFFERED_S = BUFFER_AHEAD_S + 2 * PIECE_S
 "What the playout buffer has to hold."
-_PIECE_BYTES = int(PIECE_S * SAMPLE_RATE) * BYTES_PER_SAMPLE
 
 
 class QueueFullError(Exception):
@@ -52,6 +55,10 @@ class SpeechCounters:
     waited: int = 0
     "Utterances that the engine had no room for at first."
     synthesised_s: float = 0.0
+    underruns_engine: int = 0
+    "Gaps in the middle of an utterance by cause: see speech_underruns."
+    underruns_engine_busy: int = 0
+    underruns_event_loop: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +69,6 @@ class SpeechLimits:
     "Of text that waits."
     wait_s: float = 0.0
     "How long a text waits for an engine that is busy or not ready."
-
-
-@dataclass(slots=True, eq=False)
-class Utterance:
-    """One text on its way to be heard."""
-
-    number: int
-    text: str = field(repr=False)
-    voice: str | None
-    came: float
-    "When, on the event loop's clock."
-    queued: bool
-    "Other speech was to be played before it."
-    chunks: int = 0
-    "Received from the engine."
-    cleared: bool = False
-    complete: bool = False
-    "All of it has been synthesised."
 
 
 class SpeechQueue:
@@ -98,7 +87,10 @@ class SpeechQueue:
         on_idle: Callable[[], None],
         on_failure: Callable[[], None],
         log: structlog.typing.FilteringBoundLogger,
+        *,
+        sample_rate: int = SAMPLE_RATE,
     ) -> None:
+        """sample_rate: Hz, that of the playout buffer."""
         self.counters = SpeechCounters()
         self._loop = asyncio.get_running_loop()
         self._engine = engine
@@ -108,6 +100,8 @@ class SpeechQueue:
         self._on_idle = on_idle
         self._on_failure = on_failure
         self._log = log
+        self._sample_rate = sample_rate
+        self._piece_bytes = int(PIECE_S * sample_rate) * BYTES_PER_SAMPLE
         self._numbers = itertools.count(1)
         self._waiting: deque[Utterance] = deque()
         self._unfinished: dict[int, Utterance] = {}
@@ -127,7 +121,7 @@ class SpeechQueue:
 
         behind_queue: whether the text would wait behind what is queued now; False if that is to be cleared first.
         """
-        self._engine.check(SpeechRequest(text, voice, SAMPLE_RATE))
+        self._engine.check(SpeechRequest(text, voice, self._sample_rate))
         queued = sum(len(utterance.text) for utterance in self._waiting) if behind_queue else 0
         if queued + len(text) > self._limits.max_queued_chars:
             raise QueueFullError(f"{queued} characters are waiting to be spoken")
@@ -148,22 +142,31 @@ class SpeechQueue:
             self._task.add_done_callback(self._ended)
         return utterance.number
 
-    def clear(self) -> None:
-        """Stop speaking and forget all that is queued; the frame after this is silence."""
-        dropped = self._playout.clear()
-        for utterance in self._unfinished.values():
+    def clear(self) -> list[CutSpeech]:
+        """Stop speaking and forget all that is queued; the frame after this is silence.
+
+        Returns what was cut, in the order of saying: an utterance that has been heard to its end is not among it.
+        """
+        dropped = {part.tag: part for part in self._playout.clear()}
+        unfinished = list(self._unfinished.values())
+        cut = []
+        for utterance in unfinished:
             utterance.cleared = True
-        count = len(self._unfinished)
-        self.counters.cleared += count
+            self._count_underrun(utterance)
+            part = dropped.get(utterance.number)
+            if part is not None or not utterance.ended:  # else it has been played out, and the event is on its way
+                cut.append(utterance.cut(part, self._sample_rate))
+        self.counters.cleared += len(unfinished)
         self._unfinished.clear()
         self._waiting.clear()
         if self._stream is not None:
             self._stream.cancel()
         self._wake.set()  # also out of a wait for the buffer to drain
-        if count:
-            unheard = sum(part.samples for part in dropped) / SAMPLE_RATE
-            self._log.info("speech_cleared", utterances=count, unheard_s=round(unheard, 3))
+        if unfinished:
+            unheard = sum(part.samples for part in dropped.values()) / self._sample_rate
+            self._log.info("speech_cleared", utterances=len(unfinished), unheard_s=round(unheard, 3))
             self._on_idle()
+        return cut
 
     def close(self) -> None:
         """The call is over. Idempotent."""
@@ -178,25 +181,61 @@ class SpeechQueue:
 
     def playout_event(self, event: PlayoutEvent) -> None:
         """To be called in the event loop with what the playout buffer reports."""
+        utterance = self._unfinished.get(event.tag) if isinstance(event.tag, int) else None
         if event.kind == "started":
-            self._started(event)
-            return
-        self._silent_since = self._loop.time()
-        utterance = self._unfinished.pop(event.tag, None) if isinstance(event.tag, int) else None
+            self._log.info("speech_started", utterance=event.tag)
+        if event.kind == "finished":
+            self._silent_since = self._loop.time()
         if utterance is None:
             return  # cleared meanwhile
+        match event.kind:
+            case "started":
+                waited = self._loop.time() - max(utterance.came, self._silent_since)
+                self._measures.first_packet(waited, queued=utterance.queued)
+            case "underrun":
+                self._note_underrun(utterance, event.at)
+            case "resumed":
+                self._count_underrun(utterance, event.gap_s)
+            case "finished":
+                self._finished(utterance)
+
+    def _finished(self, utterance: Utterance) -> None:
+        del self._unfinished[utterance.number]
+        self._count_underrun(utterance)
         if utterance.complete:
             self.counters.played += 1
-            self._log.info("speech_finished", utterance=event.tag)
+            self._log.info("speech_finished", utterance=utterance.number)
         if self.idle:
             self._on_idle()
 
-    def _started(self, event: PlayoutEvent) -> None:
-        self._log.info("speech_started", utterance=event.tag)
-        utterance = self._unfinished.get(event.tag) if isinstance(event.tag, int) else None
-        if utterance is not None:
-            waited = self._loop.time() - max(utterance.came, self._silent_since)
-            self._measures.first_packet(waited, queued=utterance.queued)
+    def _note_underrun(self, utterance: Utterance, began: float) -> None:
+        busy = isinstance(self._engine.available(), EngineBusyError)
+        utterance.underrun = underrun = Underrun(began, time.monotonic(), busy)
+        if utterance.written_at >= began:  # before we came to this
+            underrun.audio = utterance.written_at
+
+    def _count_underrun(self, utterance: Utterance, gap_s: float | None = None) -> None:
+        """The underrun that lasted, if one did, is over; without gap_s, because the utterance is."""
+        underrun, utterance.underrun = utterance.underrun, None
+        if underrun is None:
+            return
+        now = time.monotonic()
+        cause = underrun.cause(now)
+        match cause:
+            case "engine":
+                self.counters.underruns_engine += 1
+            case "engine_busy":
+                self.counters.underruns_engine_busy += 1
+            case "event_loop":
+                self.counters.underruns_event_loop += 1
+        self._log.warning(
+            "speech_underrun",
+            utterance=utterance.number,
+            cause=cause,
+            gap_ms=round(1000 * (now - underrun.began if gap_s is None else gap_s)),
+            loop_late_ms=round(1000 * underrun.late),
+            prebuffer_ms=round(1000 * self._playout.depth_s),
+        )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -228,6 +267,7 @@ class SpeechQueue:
             self._stream = None
         if not utterance.cleared:  # else clear() has closed it, and perhaps another has begun
             self._playout.end()
+            utterance.ended = True
 
     def _count_failure(self, utterance: Utterance, reason: str, error: Exception) -> None:
         if not utterance.cleared:
@@ -257,7 +297,7 @@ class SpeechQueue:
     async def _receive(self, utterance: Utterance, turn: float) -> None:
         """Move one utterance's chunks from the engine to the buffer."""
         request = SpeechRequest(
-            utterance.text, utterance.voice, SAMPLE_RATE, buffered_seconds=lambda: self._playout.buffered_seconds
+            utterance.text, utterance.voice, self._sample_rate, buffered_seconds=lambda: self._playout.buffered_seconds
         )
         stream = self._stream = self._engine.synthesize(request)
         try:
@@ -266,6 +306,7 @@ class SpeechQueue:
                     since = turn if utterance.queued else utterance.came
                     self._measures.first_pcm(self._loop.time() - since, queued=utterance.queued)
                 utterance.chunks += 1
+                utterance.received_s += chunk.seconds
                 self.counters.synthesised_s += chunk.seconds
                 await self._play(utterance, chunk)
                 if utterance.cleared:
@@ -274,10 +315,14 @@ class SpeechQueue:
             stream.cancel()
 
     async def _play(self, utterance: Utterance, chunk: PcmChunk) -> None:
-        for start in range(0, len(chunk.pcm), _PIECE_BYTES):
+        pcm = memoryview(chunk.pcm)  # pieces without copies: a cached prompt is one object for all calls
+        for start in range(0, len(pcm), self._piece_bytes):
             if utterance.cleared:
                 return
-            self._playout.write(chunk.pcm[start : start + _PIECE_BYTES])
+            self._playout.write(pcm[start : start + self._piece_bytes])
+            utterance.written_at = time.monotonic()
+            if utterance.underrun is not None and utterance.underrun.audio is None:
+                utterance.underrun.audio = utterance.written_at
             await self._wait_for_room(utterance)
 
     async def _wait_for_room(self, utterance: Utterance) -> None:

@@ -48,6 +48,8 @@ class SpeechRequest:
     buffered_seconds: Callable[[], float] = field(default=_nothing_buffered)
     """How much audio the listener still has to hear before this stream's next chunk is missed. The engine may ask
     at any time and from any thread; it serves first whom it runs out for first."""
+    cacheable: bool = True
+    "Whether its audio may be kept, and be given to others who ask for the same; False for what is private."
 
 
 @dataclass(frozen=True, slots=True)

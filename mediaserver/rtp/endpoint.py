@@ -1,87 +1,99 @@
-"""One leg's UDP socket: received from by the event loop, sent to by the pacer's thread."""
+"""One leg's UDP sockets, for RTP and for RTCP: read and written by the media thread, past any event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
-import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from mediaserver.rtp.latch import Address
-from mediaserver.rtp.playout import PlayoutEvent
+from mediaserver.rtp.reader import SLOTS, Datagram, DatagramReader, enable_stamps
 from mediaserver.rtp.sender import DatagramSender
 
-Receive = Callable[[bytes, Address, float], None]
-"(datagram, its source, arrival in monotonic seconds)"
+_Event = TypeVar("_Event")
 
 
 class RtpEndpoint:
-    """Owns a bound UDP socket, under asyncio as under uvloop.
+    """Owns bound UDP sockets.
 
-    The pacer's thread sends on the descriptor itself, past the transport, whose queue is the event loop's own. asyncio
-    and uvloop both close the socket one iteration of the loop after the transport's close(). A send that is under
-    way then could meet a descriptor used anew. Therefore: first take the leg off the pacer, whose remove() waits
-    for that send, then close.
+    A read or send that is under way when the sockets are closed could meet a descriptor used anew. Therefore: first
+    take the leg off the pacer, whose remove() waits for its tick, then close.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        """sock: non-blocking and bound; the endpoint closes it."""
+    read_slots = SLOTS
+    "So many datagrams from one read mean that there may be more."
+
+    def __init__(self, sock: socket.socket, reader: DatagramReader, rtcp: socket.socket | None = None) -> None:
+        """sock, rtcp: non-blocking and bound; the endpoint closes them. reader: that of the media thread."""
         self._sock = sock
+        self._rtcp = rtcp
+        self._reader = reader
+        for each in filter(None, (sock, rtcp)):
+            enable_stamps(each)
+        self._descriptor = sock.fileno()
+        self._rtcp_descriptor = rtcp.fileno() if rtcp is not None else -1
         self._sender = DatagramSender(sock)
+        self._rtcp_sender = DatagramSender(rtcp) if rtcp is not None else None
+        self.send = self._sender.send
+        "Send from the RTP port without blocking. Raises OSError, also when the endpoint is closed."
         host, port = sock.getsockname()[:2]
         self.address: Address = (host, port)
-        "Local address."
-        self._transport: asyncio.DatagramTransport | None = None
-        self._closed = False
+        "Local address of RTP."
+        self._dropped = [0, 0]  # RTP, RTCP
 
-    async def start(self, receive: Receive) -> None:
-        """Begin to receive: receive() is called in the event loop for every datagram. Raises OSError if closed."""
-        self._refuse_if_closed()
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(receive), sock=self._sock)
-        if self._closed:  # while we waited
-            transport.close()
-            self._refuse_if_closed()
-        self._transport = transport
+    @property
+    def dropped(self) -> int:
+        """Datagrams for which the kernel had no room in the sockets."""
+        return sum(self._dropped)
 
-    def send(self, datagram: bytes, address: Address) -> None:
-        """Send without blocking: for one thread, the pacer's. Raises OSError, also when the endpoint is closed."""
-        if self._closed:
-            self._refuse_if_closed()
-        self._sender.send(datagram, address)
+    def read(self) -> list[Datagram]:
+        """What has come to the RTP port: at most `read_slots` datagrams."""
+        reader = self._reader
+        datagrams = reader.read(self._descriptor)
+        if reader.dropped:
+            self._dropped[0], reader.dropped = reader.dropped, 0
+        return datagrams
+
+    def read_rtcp(self) -> list[Datagram]:
+        """What has come to the RTCP port."""
+        if self._rtcp_descriptor < 0:
+            return []
+        reader = self._reader
+        datagrams = reader.read(self._rtcp_descriptor)
+        if reader.dropped:
+            self._dropped[1], reader.dropped = reader.dropped, 0
+        return datagrams
+
+    def synchronise(self) -> None:
+        """Follow the wall clock, which arrivals are stamped by."""
+        self._reader.synchronise()
+
+    def send_rtcp(self, datagram: bytes, address: Address) -> None:
+        """Send from the RTCP port, or from that of RTP if there is none; what cannot be sent is lost."""
+        with contextlib.suppress(OSError):
+            (self._rtcp_sender or self._sender).send(datagram, address)
+
+    def send_quietly(self, datagram: bytes, address: Address) -> None:
+        """Send from the RTP port; what cannot be sent is lost."""
+        with contextlib.suppress(OSError):
+            self.send(datagram, address)
 
     def close(self) -> None:
-        """Stop receiving and free the port. For the event loop, after the leg has left the pacer. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._transport is not None:
-            self._transport.close()
-        else:
-            self._sock.close()
-
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise OSError(errno.EBADF, "RTP endpoint is closed")
+        """Free the ports. After the leg has left the pacer. Idempotent."""
+        self._descriptor = self._rtcp_descriptor = -1
+        self._sender.close()
+        self._sock.close()
+        if self._rtcp is not None and self._rtcp_sender is not None:
+            self._rtcp_sender.close()
+            self._rtcp.close()
 
 
-class _Receiver(asyncio.DatagramProtocol):
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+def deliver_to(loop: asyncio.AbstractEventLoop, handler: Callable[[_Event], None]) -> Callable[[_Event], None]:
+    """What the media thread reports, given to `handler` in the event loop, in order; nothing once that is closed."""
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int] | tuple[str, int, int, int]) -> None:
-        # uvloop's loop.time() is coarse (1 ms, once an iteration): jitter needs the clock itself.
-        self._receive(data, addr if len(addr) == 2 else addr[:2], time.monotonic())
-
-
-def deliver_to(
-    loop: asyncio.AbstractEventLoop, handler: Callable[[PlayoutEvent], None]
-) -> Callable[[PlayoutEvent], None]:
-    """A PlayoutBuffer's on_event that calls `handler` in the event loop, in order; nothing once that is closed."""
-
-    def deliver(event: PlayoutEvent) -> None:
+    def deliver(event: _Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(handler, event)
 

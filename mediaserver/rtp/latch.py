@@ -25,21 +25,26 @@ class LatchPolicy(StrEnum):
 
 
 class Latch:
-    """Where one leg's audio goes and whose packets it takes. Pure: time is an argument, in monotonic seconds."""
+    """Where one leg's audio goes and whose packets it takes, under one SDP; a new SDP gets a new latch.
+
+    Pure: time is an argument, in monotonic seconds.
+    """
+
+    __slots__ = ("_hosts", "destination", "last_heard", "policy", "source", "source_key")
 
     def __init__(self, policy: LatchPolicy, remote: Address | None = None, hosts: Iterable[str] = ()) -> None:
-        self.policy = policy
-        self.set_remote(remote, hosts)
-
-    def set_remote(self, remote: Address | None, hosts: Iterable[str] = ()) -> None:
-        """Start over with the address of a new SDP and the hosts allowed besides (the signalling's source).
+        """remote: the SDP's address; hosts: those allowed besides (the signalling's source).
 
         An unspecified address (0.0.0.0, ::) or port 0 is no destination. Raises ValueError for what is not a
         numeric IP address.
         """
+        self.policy = policy
         self.source: Address | None = None
         "The latched source; None until a packet was taken."
-        self._last_heard = 0.0
+        self.source_key: bytes | None = None
+        "The same as the socket gives it, so that the next packet is known by one comparison; set by who asks accept()."
+        self.last_heard = 0.0
+        "When a packet of the latched source was taken."
         self._hosts = {canonical_host(host) for host in hosts}
         self.destination: Address | None = None
         "Where to send; None if nowhere is known yet."
@@ -55,18 +60,25 @@ class Latch:
     def accept(self, source: Address, now: float) -> bool:
         """Whether to take a valid RTP packet from `source` (as the socket gave it); latches as the policy says."""
         if source != self.source:
-            if not self._allowed(source):
+            if not self.allows(source):
                 return False
-            if self.source is not None and now - self._last_heard < REBIND_SECONDS:
+            if self.source is not None and now - self.last_heard < REBIND_SECONDS:
                 return False
             self.source = source
             if self.policy is not LatchPolicy.OFF:
                 self.destination = source
-        self._last_heard = now
+        self.last_heard = now
         return True
 
-    def _allowed(self, source: Address) -> bool:
+    def allows(self, source: Address) -> bool:
+        """Whether the policy takes packets from that host at all."""
         return self.policy is LatchPolicy.ANY or source[0] in self._hosts
+
+    def allows_report(self, source: Address) -> bool:
+        """Whether to take RTCP from there: once latched, under ANY too, from the host that is being heard."""
+        if self.policy is LatchPolicy.ANY and self.source is not None:
+            return source[0] == self.source[0]
+        return self.allows(source)
 
 
 def canonical_host(host: str) -> str:

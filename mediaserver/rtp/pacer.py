@@ -30,8 +30,8 @@ class PacedLeg(Protocol):
     def interval_ms(self) -> int:
         """Packet interval, MIN_INTERVAL_MS to MAX_INTERVAL_MS. Constant while the leg is on the pacer."""
 
-    def send_due(self, due_ms: int) -> None:
-        """Send the packet due at this tick: milliseconds since the pacer's origin, the same clock for all legs.
+    def tick(self, due_ms: int) -> None:
+        """Do what is due at this tick: milliseconds since the pacer's origin, the same clock for all legs.
 
         Called under the pacer's lock: it must not block, nor add or remove legs.
         """
@@ -86,11 +86,11 @@ class Pacer:
     add and remove may be called by another thread than the one that advances.
     """
 
-    def __init__(self, origin: float) -> None:
-        """origin: tick 0, monotonic seconds."""
+    def __init__(self, origin: float, now: float | None = None) -> None:
+        """origin: tick 0, monotonic seconds. now: what was due before is nobody's; by default the origin."""
         self.metrics = PacerMetrics()
         self._origin = origin
-        self._tick = 0  # all before and including this have been run
+        self._tick = 0 if now is None else self._tick_at(now)  # all before and including this have been run
         self._places: dict[int, _Place] = {}  # by id() of the leg
         self._wheels: dict[int, list[list[_Place]]] = {}  # by interval, then by phase
         self._lock = Lock()  # held while one slot is run
@@ -154,7 +154,7 @@ class Pacer:
                 if tick < place.first:
                     continue
                 try:
-                    place.leg.send_due(tick)
+                    place.leg.tick(tick)
                 except Exception as error:  # noqa: BLE001 - one leg's fault must not silence the others
                     failed.append((place.leg, error))
         if ran:

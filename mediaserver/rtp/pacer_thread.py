@@ -1,4 +1,8 @@
-"""The thread that runs the pacer: it sleeps to each absolute deadline and wakes for nothing else."""
+"""The media thread: it runs the pacer, sleeps to each absolute deadline, and wakes for nothing else.
+
+All RTP work of all legs is done here, received and sent in one go: one clock, no locks between the two, and one wake-up
+a millisecond however many packets come, where an event loop would wake for nearly each of them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ _NICE = -10
 
 
 class PacerThread:
-    """Paces legs from a thread of its own. add and remove are for any other thread.
+    """Paces legs from a thread of its own, by whole milliseconds of the monotonic clock.
+
+    add and remove are for any other thread.
 
     The wait is a lock acquired with a timeout: as exact as clock_nanosleep (both end some 0.1 ms after the
     deadline on an idle machine), and a new leg can cut it short.
@@ -27,7 +33,7 @@ class PacerThread:
     def __init__(self, on_failure: Callable[[PacedLeg, Exception], None] | None = None) -> None:
         """on_failure is called by the pacer's thread, with a leg that was taken off because sending raised."""
         self._on_failure = on_failure
-        self._pacer = Pacer(time.monotonic())
+        self._pacer = Pacer(0.0, time.monotonic())
         self._awaken = threading.Lock()  # released to end the wait; held otherwise
         self._awaken.acquire()
         self._stopping = False

@@ -1,7 +1,8 @@
-"""UDP ports for RTP: even numbers of one range (RFC 3550 section 11), the odd neighbour left to RTCP."""
+"""UDP ports for RTP: even numbers of one range, with the odd neighbour for RTCP (RFC 3550 section 11)."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import secrets
@@ -41,8 +42,14 @@ class PortAllocator:
         self._ports = range(port_min + port_min % 2, port_max + 1, 2)
         if port_min < 1 or port_max > 65535 or not self._ports:
             raise ValueError(f"no even port lies within {port_min}-{port_max}")
+        self._port_max = port_max
         self._dscp = dscp
         self._next = secrets.randbelow(len(self._ports))
+
+    @property
+    def family(self) -> int:
+        """Of all its sockets: AF_INET or AF_INET6."""
+        return self._family
 
     def allocate(self) -> socket.socket:
         """A non-blocking UDP socket bound to a free even port; closing it frees the port.
@@ -50,19 +57,44 @@ class PortAllocator:
         Raises NoPortsLeftError if all are taken, OSError if the address is not this machine's or the process
         may open no more files.
         """
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(self._socket())
+            for port in self._walk():
+                if _bind(sock, self.host, port):
+                    stack.pop_all()
+                    return sock
+        raise self._none_left("even ports")
+
+    def allocate_pair(self) -> tuple[socket.socket, socket.socket]:
+        """The sockets of RTP, on an even port, and of RTCP, on the port above; both are free and within the range.
+
+        Raises as allocate() does.
+        """
+        with contextlib.ExitStack() as stack:
+            rtp, rtcp = stack.enter_context(self._socket()), stack.enter_context(self._socket())
+            for port in self._walk():
+                if port + 1 > self._port_max or not _bind(rtp, self.host, port):
+                    continue
+                if _bind(rtcp, self.host, port + 1):
+                    stack.pop_all()
+                    return rtp, rtcp
+                rtp.close()
+                rtp = stack.enter_context(self._socket())
+        raise self._none_left("pairs of ports")
+
+    def _socket(self) -> socket.socket:
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
             self._mark(sock)
-            for port in self._walk():
-                if _bind(sock, self.host, port):
-                    return sock
         except BaseException:
             sock.close()
             raise
-        sock.close()
-        raise NoPortsLeftError(
-            f"no RTP port is left on {self.host}: all {len(self._ports)} even ports "
+        return sock
+
+    def _none_left(self, what: str) -> NoPortsLeftError:
+        return NoPortsLeftError(
+            f"no RTP port is left on {self.host}: all {len(self._ports)} {what} "
             f"of {self._ports[0]}-{self._ports[-1]} are in use"
         )
 

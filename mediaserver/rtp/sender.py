@@ -36,6 +36,10 @@ class DatagramSender:
         self._address: Address | None = None
         self._sockaddr = b""
 
+    def close(self) -> None:
+        """The socket is about to be closed: its descriptor may soon be another's."""
+        self._descriptor = -1
+
     def send(self, datagram: bytes, address: Address) -> None:
         """Send without blocking. Raises OSError: BlockingIOError if the socket's buffer is full.
 

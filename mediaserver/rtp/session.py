@@ -1,206 +1,230 @@
-"""The RTP session of one call leg (RFC 3550): what it sends at each packet interval, what it makes of what comes."""
+"""The RTP session of one call leg (RFC 3550): its media work, done once a packet interval on the media thread."""
 
 from __future__ import annotations
 
+import random
 import secrets
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mediaserver.rtp.codec import Codec
+from mediaserver.rtp.endpoint import RtpEndpoint
+from mediaserver.rtp.inbound import InboundAudio
 from mediaserver.rtp.latch import Address, Latch, LatchPolicy
-from mediaserver.rtp.packet import FIRST_OCTET, RtpFields, RtpPacket, is_rtcp, pack_header, parse_fields
 from mediaserver.rtp.playout import PlayoutBuffer
+from mediaserver.rtp.reader import unpack_source
+from mediaserver.rtp.receive_stream import ReceiveFormat, ReceiveStream
+from mediaserver.rtp.rtcp_session import RtcpSession
+from mediaserver.rtp.send_stream import SendFormat, SendStream
 from mediaserver.rtp.stats import ReceiverStats
 
-_MARKER = 0x80
+READS = 8
+"Calls of the reader in one tick: with its 32 slots, 256 datagrams, as many as come in 20 ms at 12,800 a second."
+HOUSEKEEPING_MS = 500
+"How often what is not urgent is looked at: reports, digits without an end, the RTCP port, the leg's health."
 
 
 @dataclass(frozen=True, slots=True)
-class SendFormat:
-    """How audio is sent: swapped as a whole, so that no packet mixes two formats."""
+class RtpSettings:
+    """What one session is made with."""
 
-    codec: Codec
-    payload_type: int
-    "As negotiated; the codec's static one or one of 96-127."
-    ptime_ms: int = 20
-    samples: int = field(init=False)
-    "Samples, and so bytes of payload, in one packet."
-    silence: bytes = field(init=False)
-    "The payload of one packet of silence."
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.payload_type <= 127:
-            raise ValueError(f"payload type {self.payload_type} is not within 0-127")
-        samples = self.codec.clock_rate * self.ptime_ms // 1000
-        object.__setattr__(self, "samples", samples)
-        object.__setattr__(self, "silence", self.codec.silence * samples)
-
-
-@dataclass(slots=True)
-class SendCounters:
-    """Written by the pacer's thread only."""
-
-    packets: int = 0
-    octets: int = 0
-    "Of payload, as RFC 3550's sender reports count."
-    errors: int = 0
-    "Packets that the socket refused: lost, as on the network."
-
-
-@dataclass(slots=True)
-class ReceiveCounters:
-    """Datagrams by what became of them. Written by the event loop's thread only."""
-
-    packets: int = 0
-    "RTP taken."
-    octets: int = 0
-    "Of payload."
-    events: int = 0
-    "RTP taken that was telephone-event."
-    rtcp: int = 0
-    malformed: int = 0
-    wrong_type: int = 0
-    "RTP of a payload type that was not negotiated."
-    strangers: int = 0
-    "RTP from an address that the latch refused."
+    policy: LatchPolicy = LatchPolicy.HOST
+    rtcp: bool = True
+    playout_rate: int = 8000
+    "Hz of the PCM in the playout buffer."
 
 
 class RtpSession:
-    """One leg's RTP, both ways.
+    """One leg's RTP and RTCP, both ways.
 
-    send_due belongs to the pacer's thread; all else to the event loop's, which may at any time change `paused`,
-    `send_silence`, the format and the remote address: each is one reference that the next packet sees whole.
+    tick() belongs to the media thread, and so does all that it calls. The event loop makes the session and may at any
+    time call the set_ methods, which assign one reference each.
     """
 
     def __init__(
         self,
-        send: Callable[[bytes, Address], object],
+        endpoint: RtpEndpoint,
         playout: PlayoutBuffer,
-        send_format: SendFormat,
-        latch: Latch | None = None,
+        send_form: SendFormat,
+        receive_form: ReceiveFormat,
+        settings: RtpSettings,
+        inbound: InboundAudio | None = None,
     ) -> None:
-        """send(datagram, address) may raise OSError, which is counted; it is called by the pacer's thread."""
         self.playout = playout
-        self.paused = False
-        "On hold (a direction without sending): nothing is sent and no audio consumed."
-        self.send_silence = True
-        "Whether silence is sent between utterances, or nothing."
-        self.on_packet: Callable[[RtpPacket, float], None] | None = None
-        "Called with each packet taken and its arrival time, if set."
-        self.ssrc = secrets.randbits(32)
-        self.sent = SendCounters()
-        self.received = ReceiveCounters()
-        self.last_received: float | None = None
-        "When a packet was last taken, in the clock of receive()."
-        self._send = send
-        self._latch = latch or Latch(LatchPolicy.HOST)
-        self._destination = self._latch.destination
-        self._format = send_format
-        playout.set_frame_samples(send_format.samples)
-        # 15 bits: a number near its wrap would make packet loss at the start ambiguous to SRTP (RFC 3711 3.3.1).
-        self._sequence = secrets.randbits(15)
-        self._timestamp_base = secrets.randbits(32)
-        self._next_due_ms = 0
-        self._talking = False
-        self.stats = ReceiverStats(send_format.codec.clock_rate)
-        self._accepted: frozenset[int] = frozenset({send_format.payload_type})
-        self._event_type: int | None = None
+        self.inbound = inbound or InboundAudio()
+        self.stats = ReceiverStats(receive_form.codec.clock_rate)
+        self.sending = SendStream(endpoint.send, playout, send_form, settings.playout_rate)
+        self.receiving = ReceiveStream(receive_form, Latch(settings.policy), self.inbound, self.stats)
+        self.rtcp: RtcpSession | None = None
+        self._rtcp_muxed = False
+        self._rtcp_remote: Address | None = None
+        self.on_housekeeping: Callable[[float], None] | None = None
+        "Called a few times a second with the time, if set."
+        self.now_ms = 0
+        "When the tick under way was due, or the last one."
+        self.began: float | None = None
+        "When the first tick was, in monotonic seconds."
+        self._endpoint = endpoint
+        self._policy = settings.policy
+        self._next_housekeeping_ms = 0
+        self._collided_with: bytes | None = None
+        self._discards = 0  # of the jitter buffer, as told last
+        # Taken once: a step of the wall clock would else look like a round trip.
+        self._wall_offset = time.time() - time.monotonic()
+        if settings.rtcp:
+            self.rtcp = RtcpSession(
+                self.sending.ssrc,
+                # RFC 7022 section 4.2: short-term persistent, and says nothing about this host.
+                secrets.token_urlsafe(12),
+                self.stats,
+                xr=False,
+                rng=random.Random(secrets.randbits(64)),  # noqa: S311  no secret: it spreads reports
+            )
+            self.receiving.on_rtcp = self._take_rtcp
+        self._note_stream = self.stats.on_stream  # for reports
+        self.stats.on_stream = self._stream_began
 
     @property
-    def send_format(self) -> SendFormat:
-        return self._format
+    def ssrc(self) -> int:
+        """Our own."""
+        return self.sending.ssrc
 
     @property
     def interval_ms(self) -> int:
         """The packet interval at which the pacer should ask."""
-        return self._format.ptime_ms
+        return self.sending.form.ptime_ms
 
     @property
     def destination(self) -> Address | None:
         """Where packets go; None if nowhere is known yet."""
-        return self._destination
-
-    def set_send_format(self, send_format: SendFormat) -> None:
-        """Change codec, payload type or ptime. For another ptime, first take the leg off the pacer, then add it."""
-        if send_format.samples != self._format.samples:
-            self.playout.set_frame_samples(send_format.samples)
-        self._format = send_format
-
-    def set_receive_types(self, payload_types: Iterable[int], telephone_event: int | None = None) -> None:
-        """The payload types to take: audio, and telephone-event (RFC 4733) if negotiated."""
-        self._event_type = telephone_event
-        accepted = frozenset(payload_types)
-        self._accepted = accepted if telephone_event is None else accepted | {telephone_event}
+        return self.receiving.latch.destination
 
     def set_remote(self, address: Address | None, hosts: Iterable[str] = ()) -> None:
-        """Follow a new SDP: see Latch.set_remote."""
-        self._latch.set_remote(address, hosts)
-        self._destination = self._latch.destination
+        """Follow a new SDP: see Latch."""
+        self.receiving.latch = Latch(self._policy, address, hosts)
 
-    def send_due(self, due_ms: int) -> None:
-        """Send the packet due at `due_ms`, a time in whole milliseconds on a clock that never jumps.
-
-        The timestamp is that time in samples, so it advances alike through speech, silence, holds and missed
-        intervals (RFC 3550 section 5.1). A call within the interval of the packet before sends nothing.
+    def set_rtcp(self, remote: Address | None, *, muxed: bool, xr: bool) -> None:
+        """Where reports go if they are not muxed (None: one port above where RTP goes), and whether with VoIP metrics
+        (RFC 3611). As for RTP, they go to where the peer's own come from, once those have come.
         """
-        destination = self._destination
-        gap = due_ms - self._next_due_ms
-        if gap < 0 or self.paused or destination is None:
+        self._rtcp_muxed = muxed
+        self._rtcp_remote = remote
+        if self.rtcp is not None:
+            self.rtcp.xr = xr
+
+    def tick(self, due_ms: int) -> None:
+        """Do what is due at that time, in whole milliseconds of the monotonic clock: receive, then send."""
+        self.now_ms = due_ms
+        self._read()
+        if self.inbound.listening:
+            self.inbound.pull(due_ms)
+        if self.receiving.dtmf.active:
+            self.receiving.poll(due_ms / 1000)
+        self.sending.send(due_ms, self.receiving.latch.destination)
+        if due_ms >= self._next_housekeeping_ms:
+            self._next_housekeeping_ms = due_ms + HOUSEKEEPING_MS
+            self._keep_house(due_ms)
+
+    def _read(self) -> None:
+        """All that has come. In the usual case one packet, by one system call."""
+        endpoint, take = self._endpoint, self.receiving.take
+        datagrams = endpoint.read()
+        for data, source, arrival in datagrams:
+            take(data, source, arrival)
+        reads = 1
+        while len(datagrams) == endpoint.read_slots and reads < READS:
+            reads += 1
+            datagrams = endpoint.read()
+            for data, source, arrival in datagrams:
+                take(data, source, arrival)
+
+    def _keep_house(self, due_ms: int) -> None:
+        now = due_ms / 1000
+        if self.began is None:
+            self.began = now
+            if self.rtcp is not None:
+                self.rtcp.start(now)
+        self.receiving.counters.overflowed = self._endpoint.dropped
+        self._endpoint.synchronise()
+        self._watch_for_collision()
+        if self.rtcp is not None:
+            self._read_rtcp()
+            if now >= self.rtcp.next_due:
+                self._report(due_ms)
+        if self.on_housekeeping is not None:
+            self.on_housekeeping(now)
+
+    # Reports:
+
+    def _read_rtcp(self) -> None:
+        """From the port of its own."""
+        for data, source, arrival in self._endpoint.read_rtcp():
+            if self.receiving.take_rtcp(data, source, arrival) and self._policy is not LatchPolicy.OFF:
+                self._rtcp_remote = unpack_source(source)
+
+    def _take_rtcp(self, data: bytes, arrival: float) -> None:
+        if self.rtcp is not None:
+            self.rtcp.receive(data, arrival, arrival + self._wall_offset)
+
+    def _report(self, due_ms: int) -> None:
+        rtcp, sending = self.rtcp, self.sending
+        if rtcp is None:
             return
-        form = self._format
-        self._next_due_ms = due_ms + form.ptime_ms
-        frame = self.playout.read()
-        second = form.payload_type
-        if frame is not None:
-            payload = form.codec.encode(frame)
-            if gap or not self._talking:
-                self._talking = True
-                second |= _MARKER  # the first packet of a talkspurt (RFC 3551 section 4.1)
+        self._tell_buffer(rtcp)
+        now, counters = time.monotonic(), sending.counters
+        wall, timestamp = now + self._wall_offset, sending.timestamp(now * 1000)
+        self._send_rtcp(rtcp.report(now, wall, timestamp, counters.packets, counters.octets, not sending.paused))
+
+    def _tell_buffer(self, rtcp: RtcpSession) -> None:
+        """What reports say of the jitter buffer; there is one while somebody listens."""
+        rtcp.packet_ms = self.interval_ms
+        if self.inbound.listening:
+            buffer = self.inbound.buffer
+            rtcp.jitter_buffer_ms = buffer.depth_ms
+            discarded, self._discards = buffer.late - self._discards, buffer.late
+            if discarded > 0:
+                rtcp.voip.note_discard(discarded)
+
+    def say_goodbye(self) -> None:
+        """Send BYE (RFC 3550 section 6.6). For the end, once the leg has left the pacer."""
+        rtcp, sending, now = self.rtcp, self.sending, time.monotonic()
+        if rtcp is None or self.began is None:
+            return
+        wall, timestamp, counters = now + self._wall_offset, sending.timestamp(now * 1000), sending.counters
+        self._send_rtcp(rtcp.bye(now, wall, timestamp, counters.packets, counters.octets))
+
+    def _send_rtcp(self, data: bytes) -> None:
+        destination = self.destination
+        if destination is None or not data:  # who has sent nothing takes no leave (RFC 3550 section 6.3.7)
+            return
+        if self._rtcp_muxed:
+            self._endpoint.send_quietly(data, destination)
         else:
-            self._talking = False
-            if not self.send_silence:
+            host, port = destination
+            self._endpoint.send_rtcp(data, self._rtcp_remote or (host, port + 1))
+
+    # Streams of the peer:
+
+    def _stream_began(self) -> None:
+        if self._note_stream is not None:
+            self._note_stream()
+        self.receiving.restart()
+
+    def _watch_for_collision(self) -> None:
+        """RFC 3550 section 8.2: who finds another with its own SSRC takes a new one; once for each such source, since
+        a peer that sends back what it gets collides with every one.
+        """
+        receiving, rtcp = self.receiving, self.rtcp
+        source = receiving.latch.source_key
+        if self.stats.ssrc != self.sending.ssrc or source is None:
+            if rtcp is None or not rtcp.collision:
                 return
-            payload = form.silence
-        self._sequence = sequence = (self._sequence + 1) & 0xFFFF
-        timestamp = (self._timestamp_base + due_ms * form.codec.clock_rate // 1000) & 0xFFFFFFFF
-        header = pack_header(FIRST_OCTET, second, sequence, timestamp, self.ssrc)
-        sent = self.sent
-        try:
-            self._send(header + payload, destination)
-        except OSError:
-            sent.errors += 1
+            source = source or b""  # told by reports alone
+        if source == self._collided_with:
             return
-        sent.packets += 1
-        sent.octets += len(payload)
-
-    def receive(self, data: bytes, source: Address, now: float) -> None:
-        """Take one datagram that came from `source` at `now`, monotonic seconds. Never raises for its content."""
-        counters = self.received
-        if is_rtcp(data):
-            counters.rtcp += 1
-            return
-        try:
-            fields = parse_fields(data)
-        except ValueError:
-            counters.malformed += 1
-            return
-        if fields.payload_type not in self._accepted:
-            counters.wrong_type += 1
-            return
-        if not self._latch.accept(source, now):
-            counters.strangers += 1
-            return
-        self._destination = self._latch.destination
-        self._take(data, fields, now)
-
-    def _take(self, data: bytes, fields: RtpFields, now: float) -> None:
-        counters = self.received
-        counters.packets += 1
-        counters.octets += fields.payload_end - fields.payload_start
-        self.last_received = now
-        is_event = fields.payload_type == self._event_type
-        if is_event:
-            counters.events += 1
-        self.stats.update(fields.ssrc, fields.sequence, fields.timestamp, now, timed=not is_event)
-        if self.on_packet is not None:
-            self.on_packet(RtpPacket.from_fields(data, fields), now)
+        self._collided_with = source
+        receiving.counters.collisions += 1
+        self.say_goodbye()
+        self.sending.ssrc = secrets.randbits(32)
+        if rtcp is not None:
+            rtcp.set_ssrc(self.sending.ssrc)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mediaserver.config import ChatterboxConfig, Config, ConfigError, load
+from mediaserver.config import BargeInConfig, ChatterboxConfig, Config, ConfigError, load
+from mediaserver.rtp.barge_in import BargeInSettings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "chatterline.toml"
 
@@ -81,7 +82,22 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[rtp]\nport_min = 30000\nport_max = 20000", "[rtp]: port_max must be above port_min"),
         ("[rtp]\ncodecs = ['G729']", "[rtp] codecs.0"),
         ("[rtp]\ncodecs = []", "[rtp]: codecs must name"),
+        ("[rtp]\ncodecs = ['PCMU', 'PCMU']", "[rtp]: codecs names a codec twice"),
         ("[rtp]\nptime_ms = 25", "[rtp] ptime_ms"),
+        ("[rtp]\njitter_buffer_max_ms = 20", "[rtp] jitter_buffer_max_ms"),
+        ("[rtp]\nrtcp = 'maybe'", "[rtp] rtcp: Input should be a valid boolean"),
+        ("[rtp]\nstart_timeout_s = -1", "[rtp] start_timeout_s"),
+        ("[rtp]\nstop_timeout_s = 'x'", "[rtp] stop_timeout_s"),
+        ("[rtp]\nsilence_timeout_s = -1", "[rtp] silence_timeout_s"),
+        ("[dtmf]\nmethod = 'smoke'", "[dtmf] method: Input should be 'auto', 'rfc4733', 'info' or 'inband'"),
+        ("[dtmf]\nduration_ms = 39", "[dtmf] duration_ms"),
+        ("[dtmf]\ndetect = true", "[dtmf] detect: unknown key"),
+        ("[barge_in]\npolicy = 'always'", "[barge_in] policy: Input should be 'none', 'speech', 'digit' or 'either'"),
+        ("[barge_in]\nmin_speech_ms = 59", "[barge_in] min_speech_ms"),
+        ("[barge_in]\nmin_speech_ms = 241", "[barge_in] min_speech_ms"),
+        ("[barge_in]\nhold_off_ms = -1", "[barge_in] hold_off_ms"),
+        ("[barge_in]\nenergy_floor_db = 3", "[barge_in] energy_floor_db"),
+        ("[barge_in]\naggressiveness = 4", "[barge_in] aggressiveness"),
         ("[calls]\nmax_calls = 0", "[calls] max_calls"),
         ("[calls]\nmax_text_chars = 3000\nmax_queued_chars = 10", "[calls]: max_queued_chars"),
         ("[tts]\ndefault_voice = 'bob'", "[tts]: default_voice 'bob' is not among the voices: heart"),
@@ -161,6 +177,42 @@ def test_what_serving_keeps_to_by_default() -> None:
     assert (chatterbox.devices, chatterbox.backend, chatterbox.kv_memory_mb) == ("auto", "auto", 2048)
     assert chatterbox.engines_dir == ""
     assert (chatterbox.max_streams, chatterbox.max_first_audio_ms, chatterbox.ahead_s) == (200, 1000, 12.0)
+
+
+def test_what_media_keeps_to_by_default() -> None:
+    """Nothing listens unless asked; callers of the telephone network get its own codecs."""
+    config = load()
+    assert config.rtp.codecs == ("PCMU", "PCMA")
+    assert (config.rtp.rtcp, config.rtp.rtcp_mux, config.rtp.jitter_buffer_max_ms) == (True, True, 200)
+    assert (config.rtp.start_timeout_s, config.rtp.stop_timeout_s, config.rtp.silence_timeout_s) == (60, 60, 300)
+    assert (config.dtmf.method, config.dtmf.detect_inband, config.barge_in.policy) == ("auto", False, "none")
+
+
+@pytest.mark.parametrize("min_speech_ms", [60, 240])
+@pytest.mark.parametrize("energy_floor_db", [-90.0, 0.0])
+@pytest.mark.parametrize("aggressiveness", [0, 3])
+def test_what_barge_in_may_be_set_to_it_can_do(min_speech_ms: int, energy_floor_db: float, aggressiveness: int) -> None:
+    asked = BargeInConfig(
+        min_speech_ms=min_speech_ms, energy_floor_db=energy_floor_db, aggressiveness=aggressiveness, hold_off_ms=0
+    )
+    assert settings(asked).min_speech_ms == min_speech_ms
+
+
+def test_barge_in_is_set_by_default_as_it_was_measured() -> None:
+    assert settings(BargeInConfig()) == BargeInSettings()
+
+
+def settings(asked: BargeInConfig) -> BargeInSettings:
+    fields = asked.model_dump()
+    return BargeInSettings(energy_floor_dbov=fields.pop("energy_floor_db"), **fields)
+
+
+def test_the_environment_reaches_sections_with_an_underscore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERLINE_BARGE_IN__POLICY", "either")
+    monkeypatch.setenv("CHATTERLINE_RTP__CODECS", '["G722", "PCMU"]')
+    config = load()
+    assert config.barge_in.policy == "either"
+    assert config.rtp.codecs == ("G722", "PCMU")
 
 
 def test_every_error_is_told_at_once(tmp_path: Path) -> None:

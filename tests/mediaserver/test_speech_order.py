@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediaserver.refusal import RefusedError
+from mediaserver.rtp.dtmf import DtmfSender
 from mediaserver.speech_order import SpeechOrder, parse_order
 from sip.user_agent import ACCEPTED_TYPES
 from tests.sip.doubles import incoming, make_request
@@ -48,6 +49,51 @@ def test_headers() -> None:
 def test_clear() -> None:
     assert order(INFO_TYPES, X_TTS_Action="clear", method="INFO").clear
     assert not order(X_TTS_Hangup="no").hang_up
+
+
+@pytest.mark.parametrize("policy", ["none", "speech", "digit", "either"])
+@pytest.mark.parametrize("method", ["INVITE", "INFO"])
+def test_what_may_interrupt(policy: str, method: str) -> None:
+    accepted = ACCEPTED_TYPES if method == "INVITE" else INFO_TYPES
+    assert order(accepted, method=method, X_TTS_Barge_In=f" {policy.upper()} ").barge_in == policy
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_nothing_said_about_interruptions_and_digits(value: str | None) -> None:
+    """None is not "none": the policy of the call stays."""
+    asked = order(X_TTS_Barge_In=value, X_TTS_Digits=value)
+    assert (asked.barge_in, asked.digits) == (None, None)
+
+
+@pytest.mark.parametrize("digits", ["1", "0123456789*#ABCD", "12w34W#", "w", "5" * 64])
+def test_digits(digits: str) -> None:
+    assert order(INFO_TYPES, method="INFO", X_TTS_Digits=f" {digits} ").digits == digits
+
+
+@pytest.mark.parametrize("digits", ["4711x", "47 11", "a", "47,11", "٣", "4711\t1", "+49"])
+def test_digits_that_are_none_are_refused_and_not_repeated(digits: str) -> None:
+    """They may be a PIN with a slip in it; reasons are logged."""
+    assert refusal(X_TTS_Digits=digits) == (400, "X-TTS-Digits Are Not All Of 0-9 * # A-D w W")
+
+
+def test_digits_are_bounded() -> None:
+    assert refusal(X_TTS_Digits="5" * 65) == (400, "X-TTS-Digits Are More Than 64")
+
+
+def test_an_order_does_not_show_its_digits() -> None:
+    assert "4711" not in repr(order(X_TTS_Digits="4711"))
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80))
+def test_any_digits_are_what_a_sender_takes_or_refused(value: str) -> None:
+    try:
+        digits = order(X_TTS_Digits=value).digits
+    except RefusedError as error:
+        assert error.fault.code == 400
+    else:
+        assert digits == (value.strip() or None)
+        if digits is not None:
+            DtmfSender().send(digits)  # raises for what it does not take
 
 
 def test_blank_text_is_a_text() -> None:
@@ -101,6 +147,7 @@ def test_header_and_body_are_both_said() -> None:
     [
         ({"X_TTS_Hangup": "maybe"}, 400, "X-TTS-Hangup Is Not One Of yes, no: maybe"),
         ({"X_TTS_Action": "explode"}, 400, "X-TTS-Action"),
+        ({"X_TTS_Barge_In": "yes"}, 400, "X-TTS-Barge-In Is Not One Of none, speech, digit, either: yes"),
         ({"body": b"x", "Content_Type": "application/json"}, 415, "application/json"),
         ({"body": b"x", "Content_Type": None}, 415, "Unsupported Media Type"),
         ({"body": b"x", "Content_Type": "nonsense"}, 415, "Unsupported Media Type"),

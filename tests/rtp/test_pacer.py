@@ -18,7 +18,7 @@ class Leg:
         self.due: list[int] = []
         self.error: Exception | None = None
 
-    def send_due(self, due_ms: int) -> None:
+    def tick(self, due_ms: int) -> None:
         if self.error is not None:
             raise self.error
         self.due.append(due_ms)

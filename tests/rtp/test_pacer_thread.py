@@ -19,7 +19,7 @@ class Leg:
         self.due: list[int] = []
         self.reached = threading.Event()
 
-    def send_due(self, due_ms: int) -> None:
+    def tick(self, due_ms: int) -> None:
         self.due.append(due_ms)
         if len(self.due) >= self.awaited:
             self.reached.set()
@@ -59,7 +59,7 @@ def test_after_remove_nothing_is_sent(pacer: PacerThread) -> None:
     sent_after = []
 
     class Slow(Leg):
-        def send_due(self, due_ms: int) -> None:
+        def tick(self, due_ms: int) -> None:
             sending.set()
             may_return.wait(TIMEOUT)
             sent_after.append(removed.is_set())
@@ -94,7 +94,7 @@ def test_a_failing_leg_is_reported_and_the_others_go_on(caplog: pytest.LogCaptur
         raise RuntimeError("the observer fails too")
 
     class Broken(Leg):
-        def send_due(self, due_ms: int) -> None:
+        def tick(self, due_ms: int) -> None:
             raise ZeroDivisionError("broken leg")
 
     pacer = PacerThread(on_failure)

@@ -1,5 +1,6 @@
 import errno
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,48 @@ def test_a_range_without_ports_is_refused(low: int, high: int) -> None:
 def test_a_name_is_refused() -> None:
     with pytest.raises(ValueError, match="does not appear to be an IP"):
         PortAllocator("localhost")
+
+
+def test_a_pair_is_an_even_port_and_the_one_above() -> None:
+    low, high = free_range(4)
+    rtp, rtcp = PortAllocator("127.0.0.1", low, high).allocate_pair()
+    with rtp, rtcp:
+        assert port_of(rtp) % 2 == 0
+        assert port_of(rtcp) == port_of(rtp) + 1
+        assert rtcp.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == DSCP_EF << 2
+        assert not rtcp.getblocking()
+
+
+def test_a_pair_needs_both_its_ports() -> None:
+    low, high = free_range(2)
+    allocator = PortAllocator("127.0.0.1", low, high + 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", low + 1))
+        for _ in range(3):  # wherever the walk begins
+            rtp, rtcp = allocator.allocate_pair()
+            with rtp, rtcp:
+                assert port_of(rtp) == low + 2
+    first, second = allocator.allocate_pair(), allocator.allocate_pair()
+    with pytest.raises(NoPortsLeftError, match="pairs of ports"):
+        allocator.allocate_pair()
+    for sock in (*first, *second):
+        sock.close()
+
+
+def test_the_last_even_port_has_no_pair() -> None:
+    low, _ = free_range(2)
+    with pytest.raises(NoPortsLeftError):
+        PortAllocator("127.0.0.1", low, low).allocate_pair()
+    PortAllocator("127.0.0.1", low, low).allocate().close()
+
+
+def test_exhaustion_leaves_no_socket_behind() -> None:
+    low, high = free_range(2)
+    allocator = PortAllocator("127.0.0.1", low, high)  # the last has none above it within the range
+    rtp, rtcp = allocator.allocate_pair()
+    with rtp, rtcp:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(NoPortsLeftError):
+                allocator.allocate_pair()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before

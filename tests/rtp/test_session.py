@@ -1,54 +1,88 @@
-import errno
 import itertools
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mediaserver.rtp.codec import PCMA, PCMU
-from mediaserver.rtp.latch import Latch, LatchPolicy
-from mediaserver.rtp.packet import FIRST_OCTET, RtpPacket, pack_header
+from mediaserver.rtp.dtmf_event import DtmfEvent, EventPayload
+from mediaserver.rtp.inbound import InboundAudio
+from mediaserver.rtp.latch import LatchPolicy
+from mediaserver.rtp.packet import pack_header
 from mediaserver.rtp.playout import PlayoutBuffer
-from mediaserver.rtp.session import RtpSession, SendFormat
+from mediaserver.rtp.reader import SLOT_BYTES, pack_source
+from mediaserver.rtp.receive_stream import ReceiveFormat
+from mediaserver.rtp.rtcp import (
+    Bye,
+    ReceiverReport,
+    ReportBlock,
+    SdesChunk,
+    SenderReport,
+    SourceDescription,
+    parse_compound,
+)
+from mediaserver.rtp.rtcp_xr import ExtendedReport
+from mediaserver.rtp.send_stream import SendFormat
+from mediaserver.rtp.session import HOUSEKEEPING_MS, READS, RtpSession, RtpSettings
+from tests.rtp.memory_endpoint import PEER, REMOTE, SPEECH, STRANGER, MemoryEndpoint, Recorder, incoming
 
-REMOTE = ("192.0.2.10", 4000)
-SPEECH = (1000).to_bytes(2, "little") * 160
-"One frame of 20 ms."
-
-
-class Wire:
-    """What a leg sent, as packets."""
-
-    def __init__(self) -> None:
-        self.packets: list[RtpPacket] = []
-        self.addresses: list[tuple[str, int]] = []
-        self.error: OSError | None = None
-
-    def __call__(self, datagram: bytes, address: tuple[str, int]) -> int:
-        if self.error is not None:
-            raise self.error
-        self.packets.append(RtpPacket.parse(datagram))
-        self.addresses.append(address)
-        return len(datagram)
+SILENCE = b"\xff" * 160
+PEER_SSRC = 77
 
 
-def make(wire: Wire, form: SendFormat | None = None, remote=REMOTE) -> RtpSession:
-    return RtpSession(
+@dataclass
+class Clock:
+    """Stands for the module `time`."""
+
+    now: float = 1000.0
+    wall: float = 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.wall + self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("mediaserver.rtp.session.time", clock)
+    return clock
+
+
+@pytest.fixture
+def wire() -> MemoryEndpoint:
+    return MemoryEndpoint()
+
+
+def make(
+    wire: MemoryEndpoint,
+    form: SendFormat | None = None,
+    *,
+    remote: tuple[str, int] | None = REMOTE,
+    policy: LatchPolicy = LatchPolicy.HOST,
+    rtcp: bool = True,
+    inbound: InboundAudio | None = None,
+) -> RtpSession:
+    session = RtpSession(
         wire,
         PlayoutBuffer(max_seconds=10),
-        form or SendFormat(PCMU, 0),
-        Latch(LatchPolicy.HOST, remote),
+        form or SendFormat(PCMU, 0, event_type=101),
+        ReceiveFormat(PCMU, 0, 101, 13),
+        RtpSettings(policy, rtcp),
+        inbound,
     )
+    session.set_remote(remote)
+    return session
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-@pytest.fixture
-def session(wire: Wire) -> RtpSession:
+def session(wire: MemoryEndpoint) -> RtpSession:
     return make(wire)
 
 
@@ -58,276 +92,552 @@ def speak(session: RtpSession, frames: int, tag: str = "a") -> None:
     session.playout.end()
 
 
-def incoming(sequence: int = 1, payload_type: int = 0, size: int = 160, timestamp: int | None = None) -> bytes:
-    stamp = sequence * 160 if timestamp is None else timestamp
-    return pack_header(FIRST_OCTET, payload_type, sequence, stamp, 77) + bytes(size)
+def run(session: RtpSession, clock: Clock, seconds: float, put: Callable[[int], None] | None = None) -> None:
+    """Ticks of 20 ms, each at its time."""
+    for n in range(round(seconds * 50)):
+        if put is not None:
+            put(n)
+        session.tick(round(clock.now * 1000))
+        clock.now += 0.02
 
 
-def steps(values: list[int], modulus: int) -> list[int]:
-    return [(b - a) % modulus for a, b in itertools.pairwise(values)]
+class TestTick:
+    def test_it_receives_before_it_sends(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        """The first packet that comes says where the first one goes."""
+        session.set_remote((REMOTE[0], 0))
+        speak(session, 1)
+        session.tick(0)
+        assert wire.sent == []
+        wire.put(incoming(), pack_source((REMOTE[0], 9000)))
+        session.tick(20)
+        assert wire.packets[0].payload == PCMU.encode(SPEECH)
+        assert wire.addresses == [(REMOTE[0], 9000)]
+
+    def test_one_packet_each_way(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        for n in range(10):
+            wire.put(incoming(n))
+            session.tick(n * 20)
+        assert len(wire.packets) == 10
+        assert session.receiving.counters.packets == 10
+        assert wire.reads == 10, "one system call a tick"
+        assert session.now_ms == 180
+
+    def test_a_flood_is_read_until_it_ends(self, wire: MemoryEndpoint, session: RtpSession) -> None:
+        for n in range(100):
+            wire.put(incoming(n))
+        session.tick(0)
+        assert session.receiving.counters.packets == 100
+        assert wire.reads == 4
+        wire.put(incoming(100))
+        session.tick(20)
+        assert wire.reads == 5
+
+    def test_a_flood_is_not_read_for_ever(self, wire: MemoryEndpoint, session: RtpSession) -> None:
+        """Others are due as well."""
+        for n in range(32 * READS + 10):
+            wire.put(incoming(n))
+        session.tick(0)
+        assert session.receiving.counters.packets == 32 * READS
+        assert len(wire.sent) == 1
+        session.tick(20)
+        assert session.receiving.counters.packets == 32 * READS + 10
+
+    def test_a_barge_in_silences_the_packet_of_its_own_tick(self, wire: MemoryEndpoint, session: RtpSession) -> None:
+        speak(session, 50)
+        session.tick(0)
+        heard: list[int] = []
+
+        def decide(pcm: bytes, at_ms: int) -> None:
+            heard.append(at_ms)
+            if at_ms == 100:
+                assert session.playout.halt()
+
+        session.inbound.listen(decide)
+        for n in range(1, 10):
+            wire.put(incoming(n))
+            session.tick(n * 20)
+        speech = [packet.payload != SILENCE for packet in wire.packets]
+        assert speech == [True] * 5 + [False] * 5, "the frame after the decision is silence"
+        assert heard == list(range(20, 200, 20))
+
+    def test_a_digit_does_so_too(self, wire: MemoryEndpoint, session: RtpSession) -> None:
+        speak(session, 50)
+        session.receiving.on_digit = lambda _: session.playout.halt()
+        session.tick(0)
+        wire.put(pack_header(0x80, 101, 1, 0, PEER_SSRC) + bytes(EventPayload(5, False, 10, 160)))
+        session.tick(20)
+        assert [packet.payload != SILENCE for packet in wire.packets] == [True, False]
+
+    def test_a_digit_without_an_end_is_ended(self, wire: MemoryEndpoint, session: RtpSession) -> None:
+        told: list[DtmfEvent] = []
+        session.receiving.on_digit = told.append
+        wire.put(pack_header(0x80, 101, 1, 0, PEER_SSRC) + bytes(EventPayload(9, False, 10, 160)), arrival=1.0)
+        for due in range(1000, 1600, 20):
+            session.tick(due)
+        assert [(event.kind, event.digit) for event in told] == [("started", "9"), ("ended", "9")]
+
+    def test_nothing_is_pulled_when_nobody_listens(self, wire: MemoryEndpoint) -> None:
+        class Watched(InboundAudio):
+            __slots__ = ()
+
+            def pull(self, due_ms: int) -> None:
+                raise AssertionError("nobody listens")
+
+        session = make(wire, inbound=Watched())
+        wire.put(incoming())
+        session.tick(0)
+
+    def test_the_interval_is_the_packet_time(self, wire: MemoryEndpoint) -> None:
+        session = make(wire, SendFormat(PCMA, 8, 30))
+        assert session.interval_ms == 30
+        session.sending.set_form(SendFormat(PCMA, 8, 60))
+        assert session.interval_ms == 60
 
 
-def test_a_packet_is_what_the_format_says(session: RtpSession, wire: Wire) -> None:
-    speak(session, 1)
-    session.send_due(20)
-    (packet,) = wire.packets
-    assert packet.payload == PCMU.encode(SPEECH)
-    assert (packet.payload_type, packet.marker, packet.ssrc) == (0, True, session.ssrc)
-    assert wire.addresses == [REMOTE]
-    assert (session.sent.packets, session.sent.octets) == (1, 160)
+class TestDestination:
+    def test_it_is_the_sdps_until_somebody_is_heard(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        assert session.destination == REMOTE
+        wire.put(incoming(), STRANGER)
+        session.tick(0)
+        assert session.destination == REMOTE
+        assert session.receiving.counters.strangers == 1
+
+    def test_a_reoffer_moves_it_at_once(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        wire.put(incoming(), pack_source((REMOTE[0], 9000)))
+        session.tick(0)
+        session.set_remote(("198.51.100.1", 7000))
+        session.tick(20)
+        assert wire.addresses == [(REMOTE[0], 9000), ("198.51.100.1", 7000)]
+        session.set_remote(None)
+        session.tick(40)
+        assert len(wire.sent) == 2
+
+    def test_hosts_of_the_signalling_are_allowed(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        session.set_remote(("10.0.0.5", 4000), [REMOTE[0]])
+        wire.put(incoming())
+        session.tick(0)
+        assert session.destination == REMOTE
+
+    @pytest.mark.parametrize("policy", LatchPolicy)
+    def test_the_policy_is_obeyed(self, wire: MemoryEndpoint, policy: LatchPolicy) -> None:
+        session = make(wire, policy=policy)
+        wire.put(incoming(1), STRANGER, 1.0)
+        wire.put(incoming(2), PEER, 3.0)
+        session.tick(0)
+        expected = {LatchPolicy.OFF: (1, 1), LatchPolicy.HOST: (1, 1), LatchPolicy.ANY: (0, 2)}
+        counters = session.receiving.counters
+        assert (counters.strangers, counters.packets) == expected[policy]
 
 
-def test_sequence_and_timestamp_follow_the_clock(session: RtpSession, wire: Wire) -> None:
-    speak(session, 3)
-    for due in range(5, 200, 20):
-        session.send_due(due)
-    assert set(steps([packet.sequence for packet in wire.packets], 2**16)) == {1}
-    assert set(steps([packet.timestamp for packet in wire.packets], 2**32)) == {160}
+class TestHousekeeping:
+    def test_it_is_done_now_and_then(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        times: list[float] = []
+        session.on_housekeeping = times.append
+        for due in range(5000, 6000, 20):
+            session.tick(due)
+        assert times[0] == 5.0, "at the first tick, for what the call begins with"
+        assert {round(b - a, 3) for a, b in itertools.pairwise(times)} == {HOUSEKEEPING_MS / 1000}
+        assert session.began == 5.0
+
+    def test_what_the_kernel_dropped_is_counted(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        wire.dropped = 17
+        session.tick(0)
+        assert session.receiving.counters.overflowed == 17
+
+    def test_without_rtcp_it_goes_on(self, wire: MemoryEndpoint) -> None:
+        session = make(wire, rtcp=False)
+        assert session.rtcp is None
+        wire.put(bytes.fromhex("80c9000100000007"))
+        for due in range(0, 30000, 20):
+            session.tick(due)
+        assert session.receiving.counters.rtcp == 1
+        session.set_rtcp(None, muxed=True, xr=True)
+        session.say_goodbye()
+        assert wire.rtcp_sent == []
+        assert len(wire.packets) == 1500
 
 
-def test_numbers_wrap(session: RtpSession, wire: Wire) -> None:
-    session._sequence = 0xFFFE
-    session._timestamp_base = 2**32 - 160
-    for due in (0, 20, 40):
-        session.send_due(due)
-    assert [packet.sequence for packet in wire.packets] == [0xFFFF, 0, 1]
-    assert [packet.timestamp for packet in wire.packets] == [2**32 - 160, 0, 160]
+@pytest.mark.usefixtures("clock")
+class TestReports:
+    def reports(self, wire: MemoryEndpoint) -> list[list[object]]:
+        return [list(parse_compound(data)) for data, _ in wire.rtcp_sent]
+
+    def test_a_sender_report_says_what_was_sent(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        run(session, clock, 30)
+        reports = self.reports(wire)
+        assert 3 <= len(reports) <= 20
+        for report in reports:
+            first, description = report[:2]
+            assert isinstance(first, SenderReport)
+            assert isinstance(description, SourceDescription)
+            assert first.ssrc == session.ssrc
+            assert first.reports == [], "nothing was heard"
+            # Both stamps are of one moment: how long after the first packet, on either clock?
+            since = first.ntp / 2**32 - 2_208_988_800 - clock.wall - 1000
+            assert (first.rtp_timestamp - wire.packets[0].timestamp) % 2**32 == pytest.approx(since * 8000, abs=2)
+            assert first.packets == pytest.approx(since * 50, abs=1.01)
+            assert first.octets == 160 * first.packets
+            assert description.chunks[0].cname
+
+    def test_it_reports_what_was_heard(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        def put(n: int) -> None:
+            if n % 10:
+                wire.put(incoming(n), arrival=clock.now)
+
+        run(session, clock, 30, put)
+        last = self.reports(wire)[-1][0]
+        assert isinstance(last, SenderReport)
+        (block,) = last.reports
+        assert block.ssrc == PEER_SSRC
+        assert block.fraction_lost == pytest.approx(25.6, abs=2)
+        assert block.jitter == 0
+
+    def test_a_leg_on_hold_reports_as_a_receiver(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        session.sending.paused = True
+        run(session, clock, 20, lambda n: wire.put(incoming(n), arrival=clock.now))
+        assert wire.sent == []
+        assert all(isinstance(report[0], ReceiverReport) for report in self.reports(wire))
+        assert wire.rtcp_sent
+
+    @pytest.mark.parametrize(
+        ("remote", "expected"), [(None, (REMOTE[0], REMOTE[1] + 1)), (("192.0.2.10", 5999), ("192.0.2.10", 5999))]
+    )
+    def test_they_go_one_port_above_or_where_the_sdp_says(
+        self, session: RtpSession, wire: MemoryEndpoint, clock: Clock, remote, expected
+    ) -> None:
+        session.set_rtcp(remote, muxed=False, xr=False)
+        run(session, clock, 20)
+        assert {address for _, address in wire.rtcp_sent} == {expected}
+
+    def test_muxed_they_go_with_the_audio(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        session.set_rtcp(None, muxed=True, xr=False)
+        run(session, clock, 20)
+        assert wire.rtcp_sent == []
+        muxed = [data for data in wire.sent if 192 <= data[1] <= 223]
+        assert len(muxed) == len(wire.sent) - 1000
+        assert muxed
+        assert set(wire.addresses) == {REMOTE}
+
+    def test_they_follow_the_peers_own(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        """Behind a NAT its port of RTCP is another than the SDP says."""
+        report = bytes(ReceiverReport(PEER_SSRC, []))
+        run(session, clock, 1)
+        wire.put_rtcp(report, pack_source(("203.0.113.9", 7)))
+        wire.put_rtcp(report, pack_source((REMOTE[0], 45678)))
+        wire.put_rtcp(report, pack_source(("203.0.113.9", 7)))
+        run(session, clock, 20)
+        assert {address for _, address in wire.rtcp_sent} == {(REMOTE[0], 45678)}
+        assert session.receiving.counters.strangers == 2
+
+    def test_unless_the_policy_is_off(self, wire: MemoryEndpoint, clock: Clock) -> None:
+        session = make(wire, policy=LatchPolicy.OFF)
+        wire.put_rtcp(bytes(ReceiverReport(PEER_SSRC, [])), pack_source((REMOTE[0], 45678)))
+        run(session, clock, 20)
+        assert {address for _, address in wire.rtcp_sent} == {(REMOTE[0], REMOTE[1] + 1)}
+
+    def test_with_voip_metrics_if_the_peer_asks(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        session.set_rtcp(None, muxed=False, xr=True)
+        run(session, clock, 20, lambda n: wire.put(incoming(n), arrival=clock.now))
+        assert any(isinstance(packet, ExtendedReport) for packet in self.reports(wire)[-1])
+
+    def test_nowhere_to_send_to_is_no_report(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        session.set_remote(None)
+        run(session, clock, 20)
+        session.say_goodbye()
+        assert wire.rtcp_sent == wire.sent == []
+
+    def test_the_peers_reports_give_loss_and_round_trip(
+        self, session: RtpSession, wire: MemoryEndpoint, clock: Clock
+    ) -> None:
+        run(session, clock, 10)
+        sent = self.reports(wire)[-1][0]
+        assert isinstance(sent, SenderReport)
+        assert session.rtcp is not None
+        # Sent at `since` after the start, answered at once, heard 80 ms after it was sent.
+        since = sent.ntp / 2**32 - 2_208_988_800 - clock.wall
+        block = ReportBlock(session.ssrc, 64, 5, 400, 80, sent.ntp >> 16 & 0xFFFFFFFF, 0)
+        wire.put(bytes(ReceiverReport(PEER_SSRC, [block])), arrival=since + 0.080)
+        run(session, clock, 0.02)
+        assert session.rtcp.round_trip == pytest.approx(0.080, abs=0.002)
+        assert session.rtcp.far is not None
+        assert session.rtcp.far.fraction_lost == 0.25
+        assert session.rtcp.quality(clock.now).outbound.loss == 0.25
+
+    def test_bye_ends_it(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        run(session, clock, 1)
+        session.say_goodbye()
+        (last,) = self.reports(wire)[-1:]
+        assert isinstance(last[-1], Bye)
+        assert last[-1].sources == [session.ssrc]
+
+    def test_who_sent_nothing_takes_no_leave(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        """RFC 3550 section 6.3.7; and no empty datagram instead."""
+        session.say_goodbye()
+        session.sending.paused = True
+        run(session, clock, 0.1)
+        session.say_goodbye()
+        assert wire.sent == wire.rtcp_sent == []
+
+    def test_late_packets_count_as_discarded(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        """They are not lost to RFC 3550, but they are to the listener."""
+        session.inbound.listen(lambda *_: None)
+        late: list[bytes] = []
+
+        def put(n: int) -> None:
+            if n % 10 == 5:
+                late.append(incoming(n))
+            else:
+                wire.put(incoming(n), arrival=clock.now)
+            if n % 10 == 0 and n > 40 and late:
+                wire.put(late.pop(0), arrival=clock.now)
+
+        run(session, clock, 15, put)
+        assert session.rtcp is not None
+        assert session.inbound.buffer.late > 20
+        assert 0 < session.rtcp.voip.discarded <= session.inbound.buffer.late
+        assert session.rtcp.jitter_buffer_ms > 60, "the buffer's depth when it was told last"
 
 
-def test_legs_start_at_random_numbers() -> None:
-    legs = [make(Wire()) for _ in range(20)]
-    assert len({leg.ssrc for leg in legs}) == 20
-    assert len({leg._timestamp_base for leg in legs}) == 20
-    assert len({leg._sequence for leg in legs}) > 15
-    assert all(leg._sequence < 2**15 for leg in legs)
+@pytest.mark.usefixtures("clock")
+class TestCollision:
+    def echo(self, wire: MemoryEndpoint) -> None:
+        """The peer sends back what it got."""
+        for data in wire.sent[-10:]:
+            wire.put(data)
+        del wire.sent[:]
+
+    def test_a_peer_with_our_ssrc_gives_us_another(
+        self, session: RtpSession, wire: MemoryEndpoint, clock: Clock
+    ) -> None:
+        old = session.ssrc
+        run(session, clock, 1, lambda n: wire.put(incoming(n, ssrc=old), arrival=clock.now))
+        assert session.ssrc != old
+        assert session.receiving.counters.collisions == 1
+        assert session.rtcp is not None
+        assert session.rtcp.ssrc == session.ssrc
+        (bye,) = (parse_compound(data)[-1] for data, _ in wire.rtcp_sent)
+        assert isinstance(bye, Bye)
+        assert bye.sources == [old]
+        ssrcs = [packet.ssrc for packet in wire.packets]
+        assert ssrcs == [old] * ssrcs.index(session.ssrc) + [session.ssrc] * ssrcs.count(session.ssrc)
+        assert session.receiving.counters.packets == 50, "what the peer says is heard all the same"
+
+    def test_a_peer_that_echoes_collides_once(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        ssrcs = set()
+        for _ in range(100):
+            run(session, clock, 0.2)
+            ssrcs.add(session.ssrc)
+            self.echo(wire)
+        assert len(ssrcs) == 2
+        assert session.receiving.counters.collisions == 1
+        assert session.receiving.counters.packets > 900
+
+    def test_an_echo_of_our_reports_is_no_collision(
+        self, session: RtpSession, wire: MemoryEndpoint, clock: Clock
+    ) -> None:
+        run(session, clock, 10)
+        assert session.rtcp is not None
+        for data, _ in wire.rtcp_sent:
+            wire.put_rtcp(data)
+        run(session, clock, 1)
+        assert session.rtcp.loops > 0
+        assert session.receiving.counters.collisions == 0
+
+    def test_reports_alone_tell_of_one_too(self, session: RtpSession, wire: MemoryEndpoint, clock: Clock) -> None:
+        """A peer that only listens sends no RTP by which it would be seen."""
+        old = session.ssrc
+        description = bytes(SourceDescription([SdesChunk(old, [(1, b"somebody else")])]))
+        wire.put_rtcp(bytes(ReceiverReport(old, [])) + description)
+        run(session, clock, 1)
+        assert session.ssrc != old
+        assert session.receiving.counters.collisions == 1
+        new = session.ssrc
+        for _ in range(5):  # whoever chases us in this way does so once
+            wire.put_rtcp(bytes(ReceiverReport(session.ssrc, [])) + description)
+            run(session, clock, 1)
+        assert session.ssrc == new
 
 
-def test_marker_on_the_first_packet_of_a_talkspurt_only(session: RtpSession, wire: Wire) -> None:
-    session.send_due(0)
-    speak(session, 2, "a")
-    speak(session, 1, "b")
-    for due in range(20, 120, 20):
-        session.send_due(due)
-    speak(session, 1, "c")
-    session.send_due(120)
-    assert [packet.marker for packet in wire.packets] == [False, True, False, False, False, False, True]
+class TestStreams:
+    def test_a_new_stream_starts_audio_digits_and_metrics_anew(self, wire: MemoryEndpoint) -> None:
+        recorder = Recorder()
+        session = make(wire, inbound=recorder)
+        assert session.rtcp is not None
+        session.rtcp.left = True
+        session.rtcp.voip.note_discard(3)
+        for n in range(5):
+            wire.put(incoming(n, ssrc=1))
+        for n in range(5):
+            wire.put(incoming(30000 + n, ssrc=2))
+        for n in range(5):
+            wire.put(incoming(100 + n, ssrc=2))
+        session.tick(0)
+        assert recorder.log == [("reset",)] * 3, "two sources, and one that started anew"
+        assert session.rtcp.voip.discarded == 0
+        assert not session.rtcp.left
+        assert session.stats.streams == 2
+
+    def test_jumping_timestamps_do_no_harm(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        heard: list[int] = []
+        session.inbound.listen(lambda pcm, at_ms: heard.append(len(pcm)))
+        rng = random.Random(5)
+        for n in range(200):
+            wire.put(incoming(n, timestamp=rng.randrange(2**32)), arrival=n * 0.02)
+            session.tick(n * 20)
+        assert heard == [320] * 200
+        assert session.receiving.counters.packets == 200
+        assert session.stats.received == 199
+        assert 0 < session.stats.jitter < 2**31
 
 
-def test_an_underrun_ends_the_talkspurt(session: RtpSession, wire: Wire) -> None:
-    session.playout.begin("a")
-    session.playout.write(SPEECH)
-    session.send_due(0)
-    session.send_due(20)
-    session.playout.write(SPEECH)
-    session.send_due(40)
-    assert [packet.marker for packet in wire.packets] == [True, False, True]
-    assert wire.packets[1].payload == b"\xff" * 160
-    assert session.playout.underruns == 1
+def malformed() -> dict[str, bytes]:
+    plain = incoming()
+    return {
+        "empty": b"",
+        "truncated": plain[:11],
+        "version 0": b"\0" + plain[1:],
+        "version 1": b"\x40" + plain[1:],
+        "version 3": b"\xc0" + plain[1:],
+        "padding of nought": b"\xa0" + plain[1:],
+        "padding longer than the packet": b"\xa0" + plain[1:-1] + b"\xff",
+        "padding into the header": b"\xa0" + plain[1:12] + b"\1\2\3\5",
+        "an extension beyond the end": b"\x90" + plain[1:12] + bytes.fromhex("bedeffff") + bytes(100),
+        "an extension cut off": b"\x90" + plain[1:14],
+        "CSRCs beyond the end": b"\x8f" + plain[1:12] + bytes(59),
+        "all lies at once": b"\xbf" + plain[1:12] + bytes(60),
+    }
 
 
-@pytest.mark.parametrize(("codec", "silence"), [(PCMU, b"\xff"), (PCMA, b"\xd5")], ids=["PCMU", "PCMA"])
-def test_silence_between_utterances(wire: Wire, codec, silence: bytes) -> None:
-    session = make(wire, SendFormat(codec, codec.payload_type))
-    session.send_due(0)
-    assert wire.packets[0].payload == silence * 160
+@pytest.mark.parametrize("kind", malformed())
+def test_a_malformed_packet_is_counted_and_nothing_more(
+    session: RtpSession, wire: MemoryEndpoint, kind: str
+) -> None:
+    for data in (malformed()[kind], incoming(1), malformed()[kind], incoming(2)):
+        wire.put(data)  # before and after the source is latched
+    session.tick(0)
+    assert session.receiving.counters.malformed == 2
+    assert session.receiving.counters.packets == 2
+    assert len(wire.sent) == 1
 
 
-def test_nothing_between_utterances_if_so_chosen(session: RtpSession, wire: Wire) -> None:
-    session.send_silence = False
-    speak(session, 1, "a")
-    for due in range(0, 100, 20):
-        session.send_due(due)
-    speak(session, 1, "b")
-    session.send_due(100)
-    first, second = wire.packets
-    assert (second.sequence - first.sequence) % 2**16 == 1
-    assert (second.timestamp - first.timestamp) % 2**32 == 800
-    assert (first.marker, second.marker) == (True, True)
+def test_floods_of_csrcs_and_extensions_are_audio_if_they_add_up(wire: MemoryEndpoint) -> None:
+    recorder = Recorder()
+    recorder.listen(lambda *_: None)
+    session = make(wire, inbound=recorder)
+    header = incoming(1)[1:12]
+    wire.put(b"\x8f" + header + bytes(60) + b"v" * 160)
+    wire.put(b"\x9f" + header + bytes(60) + bytes.fromhex("bede0100") + bytes(1024) + b"w" * 160)
+    session._read()
+    assert [entry[3] for entry in recorder.log if entry[0] == "audio"] == [b"v" * 160, b"w" * 160]
 
 
-def test_hold_sends_nothing_and_keeps_the_audio(session: RtpSession, wire: Wire) -> None:
-    speak(session, 2)
-    session.send_due(0)
-    session.paused = True
-    session.send_due(20)
-    session.send_due(40)
-    assert len(wire.packets) == 1
-    session.paused = False
-    session.send_due(60)
-    first, second = wire.packets
-    assert second.payload == PCMU.encode(SPEECH)
-    assert second.marker
-    assert (second.sequence - first.sequence) % 2**16 == 1
-    assert (second.timestamp - first.timestamp) % 2**32 == 480
-    assert session.playout.underruns == 0
+def test_an_oversized_packet_is_counted(session: RtpSession, wire: MemoryEndpoint) -> None:
+    wire.put(incoming(1))
+    wire.put(incoming(2, size=SLOT_BYTES))
+    wire.put(incoming(3, size=SLOT_BYTES - 12))
+    wire.put(incoming(4, size=SLOT_BYTES - 13))
+    session.tick(0)
+    assert (session.receiving.counters.oversized, session.receiving.counters.packets) == (2, 2)
 
 
-def test_skipped_intervals_move_the_timestamp_not_the_audio(session: RtpSession, wire: Wire) -> None:
-    speak(session, 2)
-    session.send_due(0)
-    session.send_due(200)
-    first, second = wire.packets
-    assert (second.timestamp - first.timestamp) % 2**32 == 1600
-    assert second.payload == PCMU.encode(SPEECH)
-    assert second.marker, "a gap in time but not in sequence is how a talkspurt begins"
+def lying_compounds() -> dict[str, bytes]:
+    good = bytes(ReceiverReport(PEER_SSRC, [ReportBlock(1, 0, 0, 0, 0, 0, 0)]))
+    return {
+        "a length beyond the end": good[:2] + b"\xff\xff" + good[4:],
+        "a length short of it": good[:2] + b"\0\1" + good[4:],
+        "no length at all": good[:2] + b"\0\0" + good[4:],
+        "more blocks than there are": b"\x9f" + good[1:],
+        "padding that lies": b"\xa1" + good[1:-1] + b"\xff",
+        "cut off": good[:9],
+        "a second packet that lies": good + bytes.fromhex("81cb0040") + bytes(4),
+        "reduced size": bytes.fromhex("81cb0001") + bytes(4),
+        "an SDES without end": good + bytes.fromhex("81ca0002 00000001 01ff6161"),
+        "too long": good + bytes.fromhex("80c90001 00000001") * 400,
+    }
 
 
-def test_audio_waits_until_there_is_somewhere_to_send(wire: Wire) -> None:
-    session = make(wire, remote=("192.0.2.10", 0))
-    speak(session, 1)
-    session.send_due(0)
-    assert wire.packets == []
-    session.receive(incoming(), ("192.0.2.10", 9000), 1.0)
-    session.send_due(20)
-    assert wire.packets[0].payload == PCMU.encode(SPEECH)
-    assert wire.addresses == [("192.0.2.10", 9000)]
+@pytest.mark.parametrize("muxed", [True, False])
+@pytest.mark.parametrize("kind", lying_compounds())
+def test_a_compound_that_lies_is_counted(session: RtpSession, wire: MemoryEndpoint, kind: str, muxed: bool) -> None:
+    session.set_rtcp(None, muxed=muxed, xr=False)
+    data = lying_compounds()[kind]
+    (wire.put if muxed else wire.put_rtcp)(data)
+    session.tick(0)
+    counters, rtcp = session.receiving.counters, session.rtcp
+    assert rtcp is not None
+    if len(data) >= SLOT_BYTES and muxed:
+        assert (counters.oversized, rtcp.malformed) == (1, 0)
+    else:
+        assert (counters.rtcp, rtcp.malformed) == (1, 1)
+    assert rtcp.far is None
+    assert rtcp.last_received is None
+    assert len(wire.sent) == 1
 
 
-def test_codec_changes_between_packets(session: RtpSession, wire: Wire) -> None:
-    speak(session, 2)
-    session.send_due(0)
-    session.set_send_format(SendFormat(PCMA, 101))
-    session.send_due(20)
-    assert [packet.payload_type for packet in wire.packets] == [0, 101]
-    assert wire.packets[1].payload == PCMA.encode(SPEECH)
-    assert not wire.packets[1].marker
+actions = st.one_of(
+    st.tuples(st.just("tick"), st.sampled_from([20, 20, 20, 120, 1000, 6000])),
+    st.tuples(st.just("rtp"), st.binary(max_size=80)),
+    st.tuples(
+        st.just("rtp"),
+        st.builds(
+            lambda first, second, rest: bytes([first, second]) + rest,
+            st.sampled_from([0x80, 0x90, 0xA0, 0x8F, 0xBF]),
+            st.sampled_from([0, 13, 101, 128, 200, 201, 207]),
+            st.binary(min_size=10, max_size=80),
+        ),
+    ),
+    st.tuples(st.just("rtp"), st.builds(incoming, st.integers(0, 65535), st.sampled_from([0, 13, 101]), st.integers(0, 9))),
+    st.tuples(st.just("rtcp"), st.binary(max_size=80).map(lambda data: b"\x81\xc9" + data)),
+    st.tuples(st.just("rtcp"), st.sampled_from(sorted(lying_compounds().values()))),
+    st.tuples(st.sampled_from(["speak", "clear", "hold", "resume", "digit", "move", "echo", "muxed", "listen"]), st.none()),
+)
 
 
-def test_ptime_changes_without_losing_a_sample(session: RtpSession, wire: Wire) -> None:
-    speak(session, 4)
-    session.send_due(0)
-    session.set_send_format(SendFormat(PCMU, 0, ptime_ms=30))
-    assert session.interval_ms == 30
-    for due in (20, 50, 80):
-        session.send_due(due)
-    assert [len(packet.payload) for packet in wire.packets] == [160, 240, 240, 240]
-    assert b"".join(packet.payload for packet in wire.packets[:3]) == PCMU.encode(SPEECH * 4)
-    assert steps([packet.timestamp for packet in wire.packets], 2**32) == [160, 240, 240]
-
-
-def test_a_call_within_the_packet_before_sends_nothing(session: RtpSession, wire: Wire) -> None:
-    """The leg was put back on the pacer at another phase."""
-    speak(session, 3)
-    for due in (0, 12, 32):
-        session.send_due(due)
-    assert steps([packet.timestamp for packet in wire.packets], 2**32) == [256]
-
-
-@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EBADF])
-def test_socket_errors_are_losses(session: RtpSession, wire: Wire, code: int) -> None:
-    speak(session, 3)
-    session.send_due(0)
-    wire.error = OSError(code, "refused")
-    session.send_due(20)
-    wire.error = None
-    session.send_due(40)
-    assert session.sent.errors == 1
-    assert session.sent.packets == 2
-    assert steps([packet.sequence for packet in wire.packets], 2**16) == [2]
-
-
-@pytest.mark.parametrize("payload_type", [-1, 128])
-def test_payload_type_has_seven_bits(payload_type: int) -> None:
-    with pytest.raises(ValueError, match="0-127"):
-        SendFormat(PCMU, payload_type)
-
-
-@given(st.lists(st.sampled_from(["tick", "late", "hold", "resume", "speak", "clear", "quiet", "loud"]), max_size=60))
-def test_whatever_happens_the_stream_is_well_formed(actions: list[str]) -> None:
-    wire = Wire()
-    session = make(wire)
-    base, silence = session._timestamp_base, PCMU.silence * 160
-    due, sent_at = 0, []
-    for number, action in enumerate(actions):
-        if action in ("tick", "late"):
-            due += 20 if action == "tick" else 120
-            before = len(wire.packets)
-            session.send_due(due)
-            sent_at += [due] * (len(wire.packets) - before)
-        elif action in ("hold", "resume"):
-            session.paused = action == "hold"
+@given(st.lists(actions, max_size=40), st.sampled_from(LatchPolicy))
+def test_whatever_happens_nothing_is_raised_and_all_is_counted(steps, policy: LatchPolicy) -> None:
+    wire = MemoryEndpoint()
+    session = make(wire, policy=policy)
+    due, put = 10_000, 0
+    for number, (action, value) in enumerate(steps):
+        if action == "tick":
+            due += value
+            session.tick(due)
+        elif action == "rtp":
+            put += 1
+            wire.put(value, arrival=due / 1000)
+        elif action == "rtcp":
+            put += 1
+            wire.put_rtcp(value, arrival=due / 1000)
         elif action == "speak":
             speak(session, 2, str(number))
         elif action == "clear":
             session.playout.clear()
+        elif action in ("hold", "resume"):
+            session.sending.paused = action == "hold"
+        elif action == "digit":
+            session.sending.dtmf.send("1", duration_ms=40)
+        elif action == "move":
+            session.set_remote((REMOTE[0], 6000 + number))
+        elif action == "echo":
+            put += len(wire.sent[-2:])
+            for data in wire.sent[-2:]:
+                wire.put(data, arrival=due / 1000)
+        elif action == "muxed":
+            session.set_rtcp(None, muxed=True, xr=True)
         else:
-            session.send_silence = action == "loud"
-    assert [packet.timestamp for packet in wire.packets] == [(base + 8 * at) % 2**32 for at in sent_at]
-    assert set(steps([packet.sequence for packet in wire.packets], 2**16)) <= {1}
-    talking, previous = False, None
-    for packet, at in zip(wire.packets, sent_at, strict=True):
-        speech = packet.payload != silence
-        assert packet.marker == (speech and not (talking and at == previous + 20))
-        talking, previous = speech, at
-
-
-def test_receive_counts_and_times(session: RtpSession) -> None:
-    for sequence in range(1, 6):
-        session.receive(incoming(sequence), REMOTE, sequence * 0.02)
-    assert (session.received.packets, session.received.octets) == (5, 800)
-    assert session.last_received == pytest.approx(0.1)
-    assert session.stats.received == 4
-    assert session.stats.jitter == pytest.approx(0, abs=1e-6)
-
-
-def test_receive_sorts_what_it_refuses(session: RtpSession) -> None:
-    session.receive(b"\r\n\r\n", REMOTE, 0)  # a NAT keep-alive
-    session.receive(bytes.fromhex("81c90007") + bytes(28), REMOTE, 0)
-    session.receive(incoming(payload_type=8), REMOTE, 0)
-    session.receive(incoming(), ("203.0.113.9", 4000), 0)
-    counters = session.received
-    assert (counters.malformed, counters.rtcp, counters.wrong_type, counters.strangers) == (1, 1, 1, 1)
-    assert counters.packets == 0
-    assert session.last_received is None
-    assert session.destination == REMOTE
-
-
-def test_refused_packets_do_not_latch(session: RtpSession) -> None:
-    session.receive(incoming(payload_type=8), (REMOTE[0], 9000), 0)
-    session.receive(b"x", (REMOTE[0], 9001), 0)
-    assert session.destination == REMOTE
-    session.receive(incoming(), (REMOTE[0], 9002), 0)
-    assert session.destination == (REMOTE[0], 9002)
-
-
-def test_telephone_event_is_taken_once_negotiated(session: RtpSession) -> None:
-    session.receive(incoming(1, 101, 4), REMOTE, 0.0)
-    assert session.received.wrong_type == 1
-    session.set_receive_types([0, 8], telephone_event=101)
-    for sequence in range(1, 4):
-        session.receive(incoming(sequence, 101, 4, timestamp=160), REMOTE, sequence * 0.02)
-    session.receive(incoming(4, 8), REMOTE, 0.08)
-    assert (session.received.packets, session.received.events) == (4, 3)
-    assert session.stats.jitter == 0
-    session.set_receive_types([0])
-    session.receive(incoming(5, 101, 4), REMOTE, 0.1)
-    assert session.received.wrong_type == 2
-
-
-def test_hook_gets_every_packet_taken(session: RtpSession) -> None:
-    got = []
-    session.on_packet = lambda packet, now: got.append((packet.sequence, len(packet.payload), now))
-    session.receive(incoming(1), REMOTE, 0.5)
-    session.receive(incoming(2, size=80), REMOTE, 0.6)
-    session.receive(incoming(3, payload_type=8), REMOTE, 0.7)
-    assert got == [(1, 160, 0.5), (2, 80, 0.6)]
-
-
-def test_a_reoffer_moves_the_destination_at_once(session: RtpSession, wire: Wire) -> None:
-    session.receive(incoming(), (REMOTE[0], 9000), 0)
-    session.set_remote(("198.51.100.1", 7000))
-    session.send_due(0)
-    assert wire.addresses == [("198.51.100.1", 7000)]
-    session.set_remote(None)
-    session.send_due(20)
-    assert len(wire.packets) == 1
-
-
-@given(st.binary(max_size=200), st.randoms())
-def test_receive_never_raises(data: bytes, rng: random.Random) -> None:
-    session = make(Wire())
-    head = bytes([rng.choice([0x80, 0x90, 0xA0, 0x8F]), rng.randrange(256)])
-    for datagram in (data, head + data):
-        session.receive(datagram, REMOTE, 1.0)
-    counters = session.received
-    assert counters.packets + counters.rtcp + counters.malformed + counters.wrong_type == 2
+            session.inbound.listen(lambda *_: None)
+    if session.rtcp is not None:
+        session.rtcp.next_due = inf
+    for _ in range(READS):
+        due += HOUSEKEEPING_MS
+        session.tick(due)
+    counters = session.receiving.counters
+    assert put == (
+        counters.packets
+        + counters.rtcp
+        + counters.malformed
+        + counters.oversized
+        + counters.wrong_type
+        + counters.strangers
+    )
+    session.say_goodbye()
