@@ -94,7 +94,7 @@ class CallFigures:
 
 
 def read(path: Path) -> NDArray[np.void]:
-    """The records of a run, from records.bin."""
+    """The records of a run, as downlink.Downlink or receiver.Receiver saved them."""
     return np.fromfile(path, dtype=RECORD)
 
 

@@ -1,10 +1,11 @@
 """Places the calls: a process of its own, so that its work does not mix with the server's or the analysis.
 
 One loop: every TICK it reads what RTP has come (stamped by the kernel, so a late read costs nothing) and sends the
-uplink frames that are due; between ticks it waits on the SIP socket alone.
+uplink frames that are due; between ticks it waits on the SIP socket alone. All its calls share one RTP port and one
+RTCP port; where it sends is what the server's SDP says.
 
-Run as `python -m benchmarks.load.generator DIRECTORY`, with a plan in DIRECTORY/plan.json; it leaves records.bin
-and calls.json there.
+Run as `python -m benchmarks.load.generator DIRECTORY [SHARE SHARES]`, with a plan in DIRECTORY/plan.json, of which it
+places each SHARES-th call; it leaves records-SHARE.bin (or minutes.jsonl) and calls-SHARE.json there.
 """
 
 from __future__ import annotations
@@ -12,86 +13,32 @@ from __future__ import annotations
 import gc
 import heapq
 import json
-import random
-import resource
 import select
 import socket
-import struct
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.load import uac
-from benchmarks.load.receiver import Receiver, enable_stamps, stamp_ns
+from benchmarks.load import caller_sound, uac
+from benchmarks.load.analysis import CLOCK_RATE
+from benchmarks.load.downlink import Downlink, open_pair
+from benchmarks.load.minutes import Minutes
+from benchmarks.load.plan import LINGER, Plan
+from benchmarks.load.receiver import enable_stamps, stamp_ns
+from benchmarks.load.reduction import Reduction
+from benchmarks.load.reports import Reports
+from benchmarks.load.texts import CHARACTERS_A_SECOND
+from benchmarks.load.uplink import Sent, Uplink
 
 TICK = 0.002
-FRAME = 0.020
-"Seconds: ptime of the uplink."
-FRAME_SAMPLES = 160
-LINGER = 0.3
-"Seconds to go on receiving once the last call is over: packets then are the server's fault."
+SETTLE = 0.25
+"Seconds between two looks at what has come: reports tell of it."
 RTP_PORTS = range(24576, 32768, 2)
-SILENCE = b"\xff" * FRAME_SAMPLES
-"A frame of mu-law silence."
-UPLINK_SSRC = 0x43480000
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to place. The window with all calls up is [start + ramp, start + ramp + seconds]."""
-
-    server: tuple[str, int]
-    rate: float
-    "Calls arriving a second."
-    seconds: float
-    "Time with all calls up."
-    texts: list[str]
-    "One a call."
-    start: float
-    "Time of the first call on time.monotonic(), which all processes of the host share."
-    token: str
-    "Makes Call-IDs unique to the run."
-    uplink: bool = True
-    give_up: float = 8.0
-    seed: int = 1
-
-    @property
-    def ramp(self) -> float:
-        """Seconds over which the calls arrive, and over which they leave."""
-        return len(self.texts) / self.rate
-
-    @property
-    def hold(self) -> float:
-        """Seconds from a call's INVITE to its BYE, the same for all calls."""
-        return self.ramp + self.seconds
-
-    @property
-    def end(self) -> float:
-        """The latest time at which the run is over, whatever happens."""
-        return self.start + self.ramp + self.hold + self.give_up + LINGER + 1.0
-
-    @property
-    def capacity(self) -> int:
-        """Room for records: 50 packets a second and call, half as much again, and slack."""
-        return int(len(self.texts) * (75 * (self.hold + 2.0))) + 1000
-
-    def arrivals(self) -> list[float]:
-        """When each call is placed: one in each slot of 1/rate, at random in it, so that the server's calls do not
-        all share one phase of the 20 ms period.
-        """
-        rng = random.Random(self.seed)
-        return [self.start + (i + rng.random()) / self.rate for i in range(len(self.texts))]
-
-    @classmethod
-    def read(cls, path: Path) -> Plan:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**fields, "server": tuple(fields["server"])})
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+REFUSED_WAIT = 5.0
+"Seconds to say no more after an INFO was refused, as where the server has enough queued."
+OVER = (uac.State.DONE, uac.State.FAILED)
 
 
 @dataclass(slots=True)
@@ -107,102 +54,99 @@ class Stamps:
     "The response to BYE, or the server's own BYE, stamped by the kernel."
 
 
-class Uplink:
-    """The caller's own RTP: one frame of silence every 20 ms, as a real phone sends, on absolute deadlines."""
-
-    def __init__(self) -> None:
-        # All periods are equal, so a queue in order of arrival stays in order of deadline.
-        self._queue: deque[tuple[float, int]] = deque()
-        self._legs: dict[int, tuple[socket.socket, tuple[str, int], bytearray]] = {}
-        self._sequence: dict[int, int] = {}
-        self.sent = 0
-
-    def add(self, call: int, sock: socket.socket, remote: tuple[str, int], now: float) -> None:
-        header = struct.pack(">BBHII", 0x80, 0x80, 0, 0, UPLINK_SSRC + call)
-        self._legs[call] = (sock, remote, bytearray(header + SILENCE))
-        self._sequence[call] = 0
-        self._queue.append((now + FRAME, call))
-
-    def remove(self, call: int) -> None:
-        self._legs.pop(call, None)
-
-    def send(self, now: float) -> None:
-        while self._queue and self._queue[0][0] <= now:
-            due, call = self._queue.popleft()
-            leg = self._legs.get(call)
-            if leg is None:
-                continue
-            sock, remote, packet = leg
-            sequence = self._sequence[call]
-            struct.pack_into(">BHI", packet, 1, 0 if sequence else 0x80, sequence & 0xFFFF, sequence * FRAME_SAMPLES)
-            self._sequence[call] = sequence + 1
-            sock.sendto(packet, remote)
-            self.sent += 1
-            self._queue.append((due + FRAME, call))
-
-
 class Generator:
-    """All calls of one run."""
+    """The calls of one share of a run."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, directory: Path, share: int = 0, shares: int = 1) -> None:
         self.plan = plan
-        self.receiver = Receiver(plan.capacity)
-        self.uplink = Uplink()
-        self.malformed = 0
-        "SIP datagrams that could not be parsed, or belong to no call."
+        self._directory, self._share = directory, share
+        mine = slice(share, None, shares)
+        self._arrivals, self._scripts = plan.arrivals()[mine], plan.scripts[mine]
+        count = len(self._scripts)
+        host = plan.server[0]
         self._sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sip.bind((plan.server[0], 0))
+        self._sip.bind((host, 0))
         self._sip.setblocking(False)
         self._sip.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         enable_stamps(self._sip)
-        ports: Iterator[int] = iter(RTP_PORTS)
-        self._rtp = [self.receiver.open(i, plan.server[0], ports) for i in range(len(plan.texts))]
-        self.calls = [self._call(i) for i in range(len(plan.texts))]
+        self._rtp, self._rtcp = open_pair(host, RTP_PORTS)
+        self.downlink = Downlink(self._rtp, plan.capacity(count))
+        self.reduction = Reduction(count)
+        self.uplink: Uplink | None = None
+        if plan.sound != "none":
+            sound = caller_sound.frames(plan.sound, plan.seed)
+            self.uplink = Uplink(self._rtp, sound, count, plan.start, plan.seed + share)
+        self.reports = Reports(self._rtcp, host, plan.seed + share, self._sent, self.reduction.reception)
+        self.minutes = None if plan.keep else Minutes(self.reduction, directory / "minutes.jsonl", plan.window)
+        self.calls = [self._call(i) for i in range(count)]
         self.stamps = [Stamps() for _ in self.calls]
+        self.malformed = 0
+        "SIP datagrams that could not be parsed, or belong to no call."
         self._by_id = {call.call_id: i for i, call in enumerate(self.calls)}
         self._agenda: list[tuple[float, int]] = []
         "When to look at which call again: its arrival, a timer, its end."
-        self._hang_up = [0.0] * len(self.calls)
-        self._open = len(self.calls)
+        self._speech: list[tuple[float, int, int]] = []
+        "When which call is to be given its next text, and which that is."
+        self._hang_up = [arrival + plan.hold for arrival in self._arrivals]
+        self._open = count
         self.cpu_percent: float | None = None
 
     def _call(self, index: int) -> uac.Call:
-        host, port = self.plan.server[0], self._sip.getsockname()[1]
+        host, port = self._sip.getsockname()
         return uac.Call(
-            call_id=f"{self.plan.token}{index}@{host}",
-            text=self.plan.texts[index],
+            call_id=f"{self.plan.token}s{self._share}c{index}@{host}",
+            text=self._scripts[index][0],
             local=(host, port),
             server=self.plan.server,
-            rtp_port=self._rtp[index].getsockname()[1],
+            rtp_port=self._rtp.getsockname()[1],
+            rtcp_mux=self.plan.rtcp_mux,
             give_up=self.plan.give_up,
         )
 
+    def _sent(self, call: int, now: float) -> Sent | None:
+        return self.uplink.state(call, now) if self.uplink else None
+
     def run(self) -> None:
         plan = self.plan
-        for i, arrival in enumerate(plan.arrivals()):
-            self._hang_up[i] = arrival + plan.hold
-            heapq.heappush(self._agenda, (arrival, i))
-        window = (plan.start + plan.ramp, plan.start + plan.ramp + plan.seconds)
+        self._agenda = [(arrival, i) for i, arrival in enumerate(self._arrivals)]
         cpu: list[float] = []
         stop = plan.end
         now = time.monotonic()
-        tick = max(now, plan.start)
+        tick, settle = max(now, plan.start), plan.start
         while now < stop:
             self._wait_for_sip(tick - now)
             now = time.monotonic()
             if now < tick:
                 continue
             tick = max(tick + TICK, now)
-            self.receiver.drain()
-            self.uplink.send(now)
+            self.downlink.drain()
+            if self.uplink:
+                self.uplink.send(now)
             self._look_at_due_calls(now)
-            if len(cpu) < 2 and now >= window[len(cpu)]:
+            self._speak(now)
+            if plan.rtcp:
+                self.reports.tick(now)
+            if now >= settle:
+                settle = now + SETTLE
+                self._settle(now)
+            if len(cpu) < 2 and now >= plan.window[len(cpu)]:
                 cpu.append(time.process_time())
             if not self._open:
                 stop = min(stop, now + LINGER)
                 self._open = -1
+        self.downlink.drain()
+        self._settle(now)
         if len(cpu) == 2:
             self.cpu_percent = 100.0 * (cpu[1] - cpu[0]) / plan.seconds
+
+    def _settle(self, now: float) -> None:
+        records, reports = self.downlink.settle()
+        self.reduction.add(records)
+        for stamp, datagram in reports:
+            self.reports.take(datagram, stamp)
+        if self.minutes:
+            self.minutes.tick(now)
+            self.downlink.forget()
 
     def _wait_for_sip(self, seconds: float) -> None:
         readable, _, _ = select.select([self._sip], [], [], max(0.0, seconds))
@@ -236,12 +180,42 @@ class Generator:
             stamps.answer = stamp
             stamps.ack = time.time_ns()
             self._send(replies, target)
-            if self.plan.uplink and call.remote_media is not None:
-                self.uplink.add(index, self._rtp[index], call.remote_media, now)
-            heapq.heappush(self._agenda, (self._hang_up[index], index))
+            self._begin_media(index, now)
             return
         self._send(replies, target)
         self._note_end(index, before, stamp)
+
+    def _begin_media(self, index: int, now: float) -> None:
+        media = self.calls[index].media
+        assert media is not None
+        self.downlink.expect(media.rtp[1], index)
+        if self.uplink:
+            self.uplink.add(index, media.rtp)
+        if self.plan.rtcp:
+            shared = media.rtcp == media.rtp
+            self.reports.add(index, media.rtcp, now, self._rtp if shared else None)
+        heapq.heappush(self._agenda, (self._hang_up[index], index))
+        if len(self._scripts[index]) > 1 or self.plan.repeat:
+            heapq.heappush(self._speech, (now + 1.0, index, 1))  # a text ahead of what is being said
+
+    def _speak(self, now: float) -> None:
+        """Give calls their next text: as fast as text is said, or a little faster, so that speech never ends."""
+        while self._speech and self._speech[0][0] <= now:
+            _, index, number = heapq.heappop(self._speech)
+            call, script = self.calls[index], self._scripts[index]
+            if call.state is not uac.State.ESTABLISHED or (number >= len(script) and not self.plan.repeat):
+                continue
+            refused = call.refused
+            request = call.say(script[number % len(script)], now)
+            if not request:  # another is under way
+                heapq.heappush(self._speech, (now + 0.5, index, number))
+                continue
+            self._send(request, call.server)
+            assert call.due is not None
+            heapq.heappush(self._agenda, (call.due, index))
+            said = len(script[(number - 1) % len(script)]) / CHARACTERS_A_SECOND
+            wait = said + (REFUSED_WAIT if refused else 0.0)
+            heapq.heappush(self._speech, (now + wait, index, number + 1))
 
     def _look_at_due_calls(self, now: float) -> None:
         while self._agenda and self._agenda[0][0] <= now:
@@ -252,7 +226,7 @@ class Generator:
                 request = call.invite(now)
                 stamps.invite = time.time_ns()
             elif before is uac.State.ESTABLISHED and now >= self._hang_up[index]:
-                self.uplink.remove(index)
+                self._end_media(index, now)
                 request = call.hang_up(now)
                 stamps.bye = time.time_ns()
             else:
@@ -262,56 +236,70 @@ class Generator:
             if call.due is not None:
                 heapq.heappush(self._agenda, (call.due, index))
 
-    def _note_end(self, index: int, before: uac.State, stamp: int) -> None:
-        over = (uac.State.DONE, uac.State.FAILED)
-        if self.calls[index].state in over and before not in over:
-            self.stamps[index].closed = stamp
+    def _end_media(self, index: int, now: float) -> None:
+        self.reports.remove(index, now)
+        if self.uplink:
             self.uplink.remove(index)
+
+    def _note_end(self, index: int, before: uac.State, stamp: int) -> None:
+        if self.calls[index].state in OVER and before not in OVER:
+            self.stamps[index].closed = stamp
+            self._end_media(index, time.monotonic())
             self._open -= 1
 
     def _send(self, datagrams: list[bytes], target: tuple[str, int]) -> None:
         for datagram in datagrams:
             self._sip.sendto(datagram, target)
 
-    def save(self, directory: Path) -> None:
-        self.receiver.save(directory / "records.bin")
-        report = {
-            "calls": [
-                {
-                    "state": call.state.value,
-                    "failure": call.failure,
-                    "retransmissions": call.retransmissions,
-                    **asdict(stamps),
-                }
-                for call, stamps in zip(self.calls, self.stamps, strict=True)
-            ],
-            "generator": {
-                "cpu_percent": self.cpu_percent,
-                "kernel_drops": self.receiver.kernel_drops(),
-                "overflowed": self.receiver.overflowed,
-                "sip_malformed": self.malformed,
-                "uplink_sent": self.uplink.sent,
-            },
+    def save(self) -> None:
+        if self.plan.keep:
+            self.downlink.save(self._directory / f"records-{self._share}.bin")
+        report = {"calls": [self._outcome(i) for i in range(len(self.calls))], "generator": self._figures()}
+        report["rtcp"] = self.reports.figures() if self.plan.rtcp else {}
+        (self._directory / f"calls-{self._share}.json").write_text(json.dumps(report), encoding="utf-8")
+
+    def _outcome(self, index: int) -> dict[str, Any]:
+        call, reception = self.calls[index], self.reduction.reception(index)
+        return {
+            "state": call.state.value,
+            "failure": call.failure,
+            "retransmissions": call.retransmissions,
+            "said": call.said,
+            "refused": call.refused,
+            **asdict(self.stamps[index]),
+            "received": reception.received if reception else 0,
+            "lost": reception.lost if reception else 0,
+            "jitter_ms": reception.jitter * 1000.0 / CLOCK_RATE if reception else 0.0,
         }
-        (directory / "calls.json").write_text(json.dumps(report), encoding="utf-8")
+
+    def _figures(self) -> dict[str, Any]:
+        uplink = self.uplink
+        return {
+            "cpu_percent": self.cpu_percent,
+            "kernel_drops": self.downlink.kernel_drops(),
+            "overflowed": self.downlink.overflowed,
+            "strangers": self.downlink.strangers,
+            "sip_malformed": self.malformed,
+            "uplink_sent": uplink.sent if uplink else 0,
+            "uplink_refused": uplink.refused if uplink else 0,
+            "uplink_skipped": uplink.skipped if uplink else 0,
+        }
 
     def close(self) -> None:
-        self.receiver.close()
-        self._sip.close()
+        for sock in (self._sip, self._rtp, self._rtcp):
+            sock.close()
 
 
-def main(directory: Path) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    generator = Generator(Plan.read(directory / "plan.json"))
+def main(directory: Path, share: int = 0, shares: int = 1) -> None:
+    generator = Generator(Plan.read(directory / "plan.json"), directory, share, shares)
     gc.collect()
     gc.disable()
     try:
         generator.run()
-        generator.save(directory)
+        generator.save()
     finally:
         generator.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *(int(value) for value in sys.argv[2:4]))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from benchmarks.common import table
 from benchmarks.load.analysis import CallFigures
+from benchmarks.load.quality import listening_mos, spread
 
 EARLY_END_MS = 1000.0
 "Speech that stops this long before BYE ended early: the text was too short for the call, or was not all spoken."
@@ -91,6 +92,8 @@ def figures(calls: Sequence[Mapping[str, Any]], found: Sequence[CallFigures]) ->
             "failed": reasons.total(),
             "failures": dict(reasons.most_common()),
             "retransmissions": sum(c["retransmissions"] for c in calls),
+            "texts_said": sum(c["said"] for c in calls),
+            "texts_refused": sum(c["refused"] for c in calls),
         },
         "invite_to_200_ms": summary([(c["answer"] - c["invite"]) / 1e6 for c in answered]),
         "ack_to_first_packet_ms": _since_ack(calls, [f.first_packet for f in found]),
@@ -102,6 +105,7 @@ def figures(calls: Sequence[Mapping[str, Any]], found: Sequence[CallFigures]) ->
             "median": round(float(np.median(drifts)), 2) if drifts else None,
             "worst": round(drifts[-1], 2) if drifts else None,
         },
+        "mos": spread([listening_mos(c["received"], c["lost"], c["jitter_ms"]) for c in answered]),
         "rtp": {name: sum(getattr(f, name) for f in found) for name in SUMS},
         "speech": {
             "cuts": sum(f.cuts for f in found),
@@ -171,8 +175,10 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         "the same of an idle thread": "machine_spacing_error_ms",
     }
     spread = [(title, *(figures[key].get(c) for c in header[1:])) for title, key in names.items() if key in figures]
+    if trips := look_up(figures, ("rtcp", "round_trip_ms")):
+        spread.append(("round trip by RTCP", *(trips.get(c) for c in header[1:])))
     singles: list[tuple[str, Any]] = []
-    for group in ("calls", "rtp", "speech", "drift_ppm", "server", "generator"):
+    for group in ("calls", "rtp", "speech", "drift_ppm", "mos", "server", "generator", "rtcp"):
         for name, value in figures.get(group, {}).items():
             if not isinstance(value, dict | list):
                 singles.append((f"{group} {name}".replace("_", " "), value))

@@ -142,16 +142,26 @@ def parse_metrics(text: str) -> dict[str, float]:
     return totals
 
 
-def read_metrics(port: int | None) -> dict[str, float]:
-    """METRICS as they stand now; empty if the server exposes none."""
+def read_page(port: int | None) -> dict[str, float]:
+    """All that the server counts, by its own names; empty if it exposes nothing."""
     if port is None:
         return {}
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-            totals = parse_metrics(page.read().decode("utf-8"))
+            return parse_metrics(page.read().decode("utf-8"))
     except (OSError, urllib.error.URLError):
         return {}
-    return {ours: totals[theirs] for ours, theirs in METRICS.items() if theirs in totals}
+
+
+def counted(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """METRICS from one page to a later one."""
+    return {ours: after[theirs] - before.get(theirs, 0.0) for ours, theirs in METRICS.items() if theirs in after}
+
+
+def counters(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Every counter that moved, by the server's own name."""
+    moved = {name: after[name] - before.get(name, 0.0) for name in after if name.endswith("_total")}
+    return {name: value for name, value in moved.items() if value}
 
 
 class Watch:
@@ -161,6 +171,7 @@ class Watch:
         self._pid = pid
         self._resident: list[float] = []
         self._peak = 0.0
+        self._idle = procfs.memory(pid).resident
         self._marks: list[tuple[float, float, dict[int, procfs.ThreadTime], procfs.HostTime]] = []
 
     def sample(self) -> None:
@@ -170,13 +181,17 @@ class Watch:
         self._peak = max(self._peak, memory.peak)
 
     def mark(self, now: float) -> None:
-        """Note the CPU time: once where the window begins, once where it ends."""
+        """Note the CPU time: once where the window begins, once where it ends; and the memory."""
+        self.sample()
         self._marks.append((now, procfs.cpu_seconds(self._pid), procfs.thread_times(self._pid), procfs.host_time()))
 
-    def figures(self, threads: int = 8) -> dict[str, Any]:
-        """CPU in percent of one core, with the busiest threads; memory in MB."""
+    def figures(self, threads: int = 8, calls: int = 0) -> dict[str, Any]:
+        """CPU in percent of one core, with the busiest threads; memory in MB. Of `calls` calls a call's share, too:
+        what the process grew by since the watch began, when no call was up.
+        """
         found: dict[str, Any] = {
             "rss_mb": round(max(self._resident, default=0.0), 1),
+            "rss_idle_mb": round(self._idle, 1),
             "rss_peak_mb": round(self._peak, 1),
             "cpu_percent": None,
             "threads": [],
@@ -185,6 +200,9 @@ class Watch:
             return found
         (begin, cpu0, before, host0), (end, cpu1, after, host1) = self._marks[0], self._marks[-1]
         found["cpu_percent"] = round(100 * (cpu1 - cpu0) / (end - begin), 1)
+        if calls:
+            found["cpu_percent_a_call"] = round(100 * (cpu1 - cpu0) / (end - begin) / calls, 4)
+            found["memory_kb_a_call"] = round((self._resident[-1] - self._idle) * 1024 / calls, 1)
         # Of all cores: far above what server and generator take, others were at work and the timing is not ours.
         found["host_busy_percent"] = round(100 * (host1.busy - host0.busy) / (end - begin), 1)
         found["host_steal_percent"] = round(100 * (host1.steal - host0.steal) / (end - begin), 1)

@@ -116,3 +116,15 @@ def speeches(calls: int, characters: int, seed: int) -> list[str]:
     while len(texts) < calls:
         texts[speech(rng, characters)] = None
     return list(texts)
+
+
+def scripts(calls: int, prompts: int, characters: int, seed: int) -> list[list[str]]:
+    """Texts of which every call says the same few, each call from another one on."""
+    pool = speeches(prompts, characters, seed)
+    return [pool[call % prompts :] + pool[: call % prompts] for call in range(calls)]
+
+
+def scripts_of_their_own(calls: int, texts: int, characters: int, seed: int) -> list[list[str]]:
+    """Texts that no two calls share."""
+    pool = speeches(calls * texts, characters, seed)
+    return [pool[call * texts : (call + 1) * texts] for call in range(calls)]

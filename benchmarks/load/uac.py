@@ -10,6 +10,8 @@ import enum
 import re
 from dataclasses import dataclass, field
 
+from benchmarks.load import sdp
+
 T1 = 0.5
 "RFC 3261 17.1.1.1: round-trip estimate in seconds, the first retransmission interval."
 T2 = 4.0
@@ -50,22 +52,6 @@ def parse(datagram: bytes) -> Message:
     if match := re.fullmatch(r"([A-Z]+) \S+ SIP/2\.0", start):
         return Message(match[1], 0, "", headers, body)
     raise ValueError(f"SIP start line is malformed: {start[:40]!r}")
-
-
-def media_address(sdp: str) -> tuple[str, int]:
-    """Where the answer wants its audio (RFC 8866): address and port. Raises ValueError if it takes none."""
-    host = ""
-    port = 0
-    for line in sdp.splitlines():
-        if line.startswith("c=IN IP4 "):
-            host = line[9:].split("/")[0].strip()
-        elif line.startswith("m=audio ") and not port:
-            port = int(line.split()[1])
-        elif line.startswith("m=") and port:
-            break
-    if not port or not host:
-        raise ValueError("SDP answer takes no audio")
-    return host, port
 
 
 def reply(request: Message, status: int, reason: str) -> bytes:
@@ -143,18 +129,26 @@ class Call:
     local: tuple[str, int]
     server: tuple[str, int]
     rtp_port: int
+    rtcp_mux: bool = False
+    "Whether to offer RTCP on the port of RTP (RFC 5761)."
     give_up: float = 8.0
     "Seconds to wait for a final response; RFC 3261 waits 32 (timers B and F), a benchmark knows sooner."
 
     state: State = State.IDLE
     failure: str = ""
     retransmissions: int = 0
-    remote_media: tuple[str, int] | None = None
+    media: sdp.Media | None = None
+    "Where the server wants RTP and RTCP, once it has answered."
+    said: int = 0
+    "INFO requests that were answered 2xx."
+    refused: int = 0
+    "INFO requests that were answered otherwise, or not at all."
     due: float | None = None
     _request: bytes = b""
     _ack: bytes = b""
     _interval: float = T1
     _deadline: float = 0.0
+    _cseq: int = 1
     _to: str = ""
     _target: str = ""
     _token: str = field(default="", repr=False)
@@ -167,30 +161,34 @@ class Call:
         self._token = self.call_id.partition("@")[0]
 
     def invite(self, now: float) -> list[bytes]:
-        """Place the call (RFC 3261 13.2.1): offers PCMU at 20 ms, and DTMF as RFC 4733 events."""
-        host = self.local[0]
-        sdp = (
-            f"v=0\r\no=load 1 1 IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
-            f"m=audio {self.rtp_port} RTP/AVP 0 101\r\n"
-            "a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n"
-            "a=ptime:20\r\na=sendrecv\r\n"
-        )
+        """Place the call (RFC 3261 13.2.1)."""
         extra = (f"X-TTS-Text: {self.text}", "Content-Type: application/sdp")
         self.state = State.INVITING
-        return self._begin("INVITE", 1, "invite", now, extra, sdp)
+        return self._begin("INVITE", now, extra, sdp.offer(self.local[0], self.rtp_port, rtcp_mux=self.rtcp_mux))
+
+    def say(self, text: str, now: float) -> list[bytes]:
+        """Send INFO (RFC 6086) with one more text; nothing if another is under way, or no call stands."""
+        if self.state is not State.ESTABLISHED or self.due is not None:
+            return []
+        self._cseq += 1
+        return self._begin("INFO", now, (f"X-TTS-Text: {text}",))
 
     def hang_up(self, now: float) -> list[bytes]:
         """Send BYE; nothing if the call is not established."""
         if self.state is not State.ESTABLISHED:
             return []
         self.state = State.CLOSING
-        return self._begin("BYE", 2, "bye", now)
+        self._cseq += 1
+        return self._begin("BYE", now)
 
     def on_timer(self, now: float) -> list[bytes]:
         """Retransmit the request under way, or give it up. Timers A and E, B and F of RFC 3261 17.1."""
         if self.due is None or now < self.due:
             return []
         if now >= self._deadline:
+            if self.state is State.ESTABLISHED:
+                self._info_over(held=False)
+                return []
             self._fail("INVITE not answered" if self.state is State.INVITING else "BYE not answered")
             return []
         self._interval *= 2
@@ -206,12 +204,27 @@ class Call:
             return self._on_request(message)
         if message.method == "INVITE":
             return self._on_invite_response(message, now)
-        if message.method == "BYE" and message.status >= 200 and self.state is State.CLOSING:
+        if message.method == "INFO" and message.status >= 200 and self._is_current(message):
+            self._info_over(held=message.status < 300)
+        elif message.method == "BYE" and message.status >= 200 and self.state is State.CLOSING:
             if message.status >= 300:
                 self._fail(f"BYE {message.status} {message.reason}")
             else:
                 self._end(State.DONE)
         return []
+
+    def _is_current(self, response: Message) -> bool:
+        """Whether it answers the INFO that is under way."""
+        return self.state is State.ESTABLISHED and response.header("cseq") == f"{self._cseq} INFO"
+
+    def _info_over(self, *, held: bool) -> None:
+        if self.due is None:
+            return
+        self.due = None
+        if held:
+            self.said += 1
+        else:
+            self.refused += 1
 
     def _on_request(self, request: Message) -> list[bytes]:
         if request.method == "ACK":
@@ -234,7 +247,7 @@ class Call:
             # This ACK belongs to the INVITE's transaction: same branch, same target (RFC 3261 17.1.1.3).
             if self.state is State.INVITING:
                 self._fail(f"{response.status} {response.reason}".strip())
-            return [self._compose("ACK", 1, "invite", to=response.header("to"))]
+            return [self._compose("ACK", 1, to=response.header("to"), branch="invite-1")]
         if self.state is State.INVITING:
             return self._on_answer(response)
         if self.state is State.FAILED and not self._ack:
@@ -244,10 +257,10 @@ class Call:
     def _on_answer(self, response: Message) -> list[bytes]:
         self._accept(response)
         try:
-            self.remote_media = media_address(response.body)
+            self.media = sdp.media(response.body, rtcp_mux=self.rtcp_mux)
         except ValueError as error:
             self._fail(str(error))
-            return [self._ack, self._compose("BYE", 2, "bye", to=self._to)]
+            return [self._ack, self._compose("BYE", 2, to=self._to)]
         self.state = State.ESTABLISHED
         self.due = None
         return [self._ack]
@@ -255,32 +268,30 @@ class Call:
     def _on_late_answer(self, response: Message) -> list[bytes]:
         """A call that was given up must not stay up at the server."""
         self._accept(response)
-        return [self._ack, self._compose("BYE", 2, "bye", to=self._to)]
+        return [self._ack, self._compose("BYE", 2, to=self._to)]
 
     def _accept(self, response: Message) -> None:
         self._to = response.header("to")
         contact = re.search(r"<(sips?:[^>]+)>|(sips?:[^;\s]+)", response.header("contact"))
         if contact:
             self._target = contact[1] or contact[2]
-        self._ack = self._compose("ACK", 1, "ack", to=self._to)
+        self._ack = self._compose("ACK", 1, to=self._to)
 
-    def _begin(
-        self, method: str, cseq: int, branch: str, now: float, extra: tuple[str, ...] = (), body: str = ""
-    ) -> list[bytes]:
-        self._request = self._compose(method, cseq, branch, to=self._to, extra=extra, body=body)
+    def _begin(self, method: str, now: float, extra: tuple[str, ...] = (), body: str = "") -> list[bytes]:
+        self._request = self._compose(method, self._cseq, to=self._to, extra=extra, body=body)
         self._interval = T1
         self._deadline = now + self.give_up
         self.due = now + T1
         return [self._request]
 
     def _compose(
-        self, method: str, cseq: int, branch: str, *, to: str, extra: tuple[str, ...] = (), body: str = ""
+        self, method: str, cseq: int, *, to: str, branch: str = "", extra: tuple[str, ...] = (), body: str = ""
     ) -> bytes:
         return _format(
             method,
             self._target,
             self.local,
-            branch=f"{self._token}-{branch}",
+            branch=f"{self._token}-{branch or f'{method.lower()}-{cseq}'}",
             from_tag=self._token,
             to=to,
             call_id=self.call_id,

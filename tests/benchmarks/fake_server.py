@@ -12,9 +12,12 @@ import os
 import signal
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 
-from benchmarks.load import uac
+from benchmarks.load import caller_rtcp, uac
+from benchmarks.load import sdp as session_description
+from benchmarks.load.caller_rtcp import Block, Report
 
 FRAME = 0.020
 SILENCE = b"\xff" * 160
@@ -52,6 +55,9 @@ class Faults:
     refuse: int = 0
     "The first so many calls get 503."
     mute: bool = False
+    refuse_info: bool = False
+    rtcp: bool = False
+    "Answer each RTCP report with one of its own, from the port above RTP's, or from that of RTP if mux was offered."
     clock: float = 1.0
     "Length of the server's second in ours."
 
@@ -62,6 +68,14 @@ class Leg:
     answer: bytes
     media: asyncio.Task[None] | None = None
     sock: socket.socket | None = None
+    rtcp: socket.socket | None = None
+
+
+def bound(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", port))
+    sock.setblocking(False)
+    return sock
 
 
 class FakeServer(asyncio.DatagramProtocol):
@@ -69,6 +83,10 @@ class FakeServer(asyncio.DatagramProtocol):
         self.faults = faults
         self.legs: dict[str, Leg] = {}
         self.texts: list[str] = []
+        self.more_texts: list[str] = []
+        "Those of INFO requests."
+        self.reports: list[Report] = []
+        "RTCP heard."
         self.invites = 0
         self.acks = 0
         self.byes = 0
@@ -114,30 +132,54 @@ class FakeServer(asyncio.DatagramProtocol):
         self.transport.sendto(self.legs[call_id].answer, addr)
 
     def _answer(self, message: uac.Message) -> Leg:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind(("127.0.0.1", 0))
-        sock.setblocking(False)
+        sock = bound(0)
         asyncio.get_running_loop().add_reader(sock, self._read_uplink, sock)
         port = sock.getsockname()[1]
+        shared = self.faults.rtcp and "a=rtcp-mux" in message.body
+        rtcp = sock if shared else bound(0)
+        if not shared:
+            asyncio.get_running_loop().add_reader(rtcp, self._read_rtcp, rtcp)
+        where = "a=rtcp-mux" if shared else f"a=rtcp:{rtcp.getsockname()[1]} IN IP4 127.0.0.1"
         sdp = (
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-            f"m=audio {port} RTP/AVP 0\r\na=ptime:20\r\n"
+            f"m=audio {port} RTP/AVP 0\r\na=ptime:20\r\n{where}\r\n"
         )
         head = uac.reply(message, 200, "OK").decode().removesuffix("Content-Length: 0\r\n\r\n")
         head = head.replace(f"To: {message.header('to')}", f"To: {message.header('to')};tag=fake")
         host, own = self.address
         head += f"Contact: <sip:fake@{host}:{own}>\r\nContent-Type: application/sdp\r\nContent-Length: {len(sdp)}"
-        return Leg(uac.media_address(message.body), f"{head}\r\n\r\n{sdp}".encode(), sock=sock)
+        return Leg(session_description.media(message.body).rtp, f"{head}\r\n\r\n{sdp}".encode(), sock=sock, rtcp=rtcp)
 
     def _read_uplink(self, sock: socket.socket) -> None:
-        if len(sock.recv(2048)) == 172:
+        datagram, source = sock.recvfrom(2048)
+        if 192 <= datagram[1] <= 223:
+            self._report(sock, datagram, source)
+        elif len(datagram) == 172:
             self.uplink += 1
+
+    def _read_rtcp(self, sock: socket.socket) -> None:
+        self._report(sock, *sock.recvfrom(2048))
+
+    def _report(self, sock: socket.socket, datagram: bytes, source: tuple[str, int]) -> None:
+        """Take a report, and answer it with one about its sender: 3 packets lost, 2 ms of jitter."""
+        heard = caller_rtcp.parse(datagram)
+        self.reports.append(heard)
+        if self.faults.rtcp:
+            block = Block(heard.ssrc, 10, 3, 70_000, 16, heard.middle_ntp, 0)
+            sock.sendto(caller_rtcp.compound(7, time.time(), 4711, 50, block, "fake"), source)
 
     def on_ack(self, message: uac.Message, addr: tuple[str, int]) -> None:
         self.acks += 1
         leg = self.legs.get(message.header("call-id"))
         if leg and leg.media is None and not self.faults.mute:
             leg.media = asyncio.get_running_loop().create_task(self._speak(leg))
+
+    def on_info(self, message: uac.Message, addr: tuple[str, int]) -> None:
+        if self.faults.refuse_info:
+            self.transport.sendto(uac.reply(message, 413, "Speech Queue Is Full"), addr)
+            return
+        self.more_texts.append(message.header("x-tts-text"))
+        self.transport.sendto(uac.reply(message, 200, "OK"), addr)
 
     def on_bye(self, message: uac.Message, addr: tuple[str, int]) -> None:
         self.byes += 1
@@ -149,10 +191,10 @@ class FakeServer(asyncio.DatagramProtocol):
     def _end(self, leg: Leg) -> None:
         if leg.media:
             leg.media.cancel()
-        if leg.sock:
-            asyncio.get_running_loop().remove_reader(leg.sock)
-            leg.sock.close()
-            leg.sock = None
+        for sock in {leg.sock, leg.rtcp} - {None}:
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        leg.sock = leg.rtcp = None
 
     async def _speak(self, leg: Leg) -> None:
         assert leg.sock

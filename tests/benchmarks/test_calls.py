@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import calls
 from benchmarks.common import ROOT
+from benchmarks.load import run
 
 COMMAND = [sys.executable, str(ROOT / "benchmarks" / "calls.py")]
 FAKE = f"{sys.executable} -m tests.benchmarks.fake_server"
@@ -30,6 +31,13 @@ FAKE = f"{sys.executable} -m tests.benchmarks.fake_server"
         (["--calls", "100", "--rate", "0.1"], "must last"),
         (["--sweep", "1,2,3,4,5,6,7,8", "--seconds", "500"], "all levels together"),
         (["--calls", "2000", "--rate", "50", "--seconds", "500"], "records would take"),
+        (["--steady", "500"], "--steady takes"),
+        (["--steady", "--generators", "2"], "--steady takes"),
+        (["--table", "--calls", "5"], "exclude"),
+        (["--prompts", "0"], "--prompts"),
+        (["--text-seconds", "500"], "--text-seconds"),
+        (["--generators", "3", "--calls", "2"], "--generators"),
+        (["--uplink", "music"], "invalid choice"),
         (["--target", "192.0.2.1:5060"], "loopback"),
         (["--target", "127.0.0.1:sip"], "invalid"),
         (["--pid", "1"], "--target"),
@@ -49,10 +57,33 @@ def test_sweep_goes_upward() -> None:
     assert calls.arguments(["--sweep", "100,50,50,200"]).sweep == [50, 100, 200]
 
 
+def test_modes_and_their_defaults() -> None:
+    assert calls.arguments([]).calls == 50
+    assert calls.arguments(["--table"]).table == [50, 200, 500, 1000]
+    steady = calls.arguments(["--steady"])
+    assert (steady.steady, steady.calls, steady.seconds) == (10, 200, 600.0)
+    assert calls.arguments(["--steady", "60", "--calls", "20"]).calls == 20
+    assert calls.arguments(["--no-uplink"]).uplink == "none"
+    plan = run.make_plan(calls.arguments(["--table"]), 1000, ("127.0.0.1", 5060))
+    assert plan.ramp == 40.0
+    assert len({script[0] for script in plan.scripts}) == 10
+    assert all(sorted(script) == sorted(plan.scripts[0]) for script in plan.scripts)
+
+
+def test_texts_of_their_own() -> None:
+    plan = run.make_plan(calls.arguments(["--unique", "--calls", "20"]), 20, ("127.0.0.1", 5060))
+
+    texts = [text for script in plan.scripts for text in script]
+    assert len(set(texts)) == len(texts) == 20 * len(plan.scripts[0])
+    spoken = sum(len(text) for text in plan.scripts[0]) / 15
+    assert spoken >= plan.hold
+    assert max(len(text) for text in texts) < 2000
+
+
 def test_server_gets_its_settings() -> None:
     args = calls.arguments(["--server-config", "c.toml", "--server-env", "CHATTERLINE_LOG__LEVEL=debug=x"])
 
-    command, settings = calls.launch(args, ("127.0.0.1", 5999), 9100, 50)
+    command, settings = run.launch(args, ("127.0.0.1", 5999), 9100, 50)
 
     assert command[0].endswith("/chatterline")
     assert command[1:] == ["serve", "--config", "c.toml"]
@@ -64,7 +95,8 @@ def test_server_gets_its_settings() -> None:
 
 def test_sweep_end_to_end(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    options = ["--sweep", "2,4", "--rate", "8", "--seconds", "2", "--json", str(path), "--server-command", FAKE]
+    options = ["--sweep", "2,4", "--rate", "8", "--seconds", "1.5", "--json", str(path)]
+    options += ["--server-command", FAKE, "--prompts", "1", "--text-seconds", "2"]
 
     run = subprocess.run([*COMMAND, *options], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
 
@@ -76,13 +108,7 @@ def test_sweep_end_to_end(tmp_path: Path) -> None:
     first = result["levels"][0]
     assert first["calls"] == 2
     figures = first["figures"]
-    assert figures["calls"] | {"retransmissions": 0} == {
-        "placed": 2,
-        "answered": 2,
-        "failed": 0,
-        "failures": {},
-        "retransmissions": 0,
-    }
+    assert (figures["calls"]["answered"], figures["calls"]["failed"]) == (2, 0)
     assert figures["rtp"]["lost"] == 0
     assert figures["server"]["rss_peak_mb"] > 5
     assert figures["server"]["cpu_percent"] is not None
@@ -96,9 +122,25 @@ def test_sweep_end_to_end(tmp_path: Path) -> None:
     assert "INVITE to 200 OK" in run.stdout
 
 
+def test_table_end_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    options = ["--table", "1,3", "--rate", "8", "--seconds", "1", "--json", str(path), "--server-command", FAKE]
+
+    run = subprocess.run(
+        [*COMMAND, *options, "--unique"], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert [level["calls"] for level in json.loads(path.read_text())["levels"]] == [1, 3]
+    table = run.stdout[run.stdout.rindex("\ncalls ") :]
+    assert table.splitlines()[1].split()[-2:] == ["1", "3"]
+    assert "core %/call" in table
+    assert "memory a call, from level to level" in table
+
+
 def test_check_fails_where_a_bound_does(tmp_path: Path) -> None:
     # Nothing that answers there: the calls fail, the run itself does not.
-    options = ["--target", "127.0.0.1:9", "--calls", "1", "--seconds", "0.2", "--rate", "5"]
+    options = ["--target", "127.0.0.1:9", "--calls", "1", "--seconds", "0.2", "--rate", "5", "--unique"]
     command = [*COMMAND, *options, "--json", str(tmp_path / "r.json")]
 
     lenient = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -28,6 +28,11 @@ def call(**changes: Any) -> dict[str, Any]:
         "ack": 1 * SECOND + 5 * MS,
         "bye": 11 * SECOND,
         "closed": 11 * SECOND + MS,
+        "said": 2,
+        "refused": 0,
+        "received": 500,
+        "lost": 0,
+        "jitter_ms": 0.1,
     }
     return good | changes
 
@@ -64,6 +69,8 @@ def test_figures_of_a_good_call() -> None:
     assert found["spacing_error_ms"] == {"p50": 0.5, "p99": 0.5, "p99.9": 0.5, "max": 0.5, "count": 499}
     assert found["drift_ppm"] == {"median": 1.0, "worst": 1.0}
     assert found["rtp"]["packets"] == 500
+    assert found["calls"]["texts_said"] == 2
+    assert 4.3 < found["mos"]["worst"] == found["mos"]["median"] < 4.5
     assert found["speech"]["audible_percent"] == 80.0
     assert found["speech"]["calls_ended_early"] == 0
     assert held(check(found))

@@ -131,16 +131,24 @@ def test_metrics_are_read_over_http() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Page) as web:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
-        found = server.read_metrics(web.server_port)
+        page = server.read_page(web.server_port)
         web.shutdown()
         thread.join()
 
-    assert found == {"underruns": 5.0, "packets_sent": 1500.0}
+    assert server.counted({}, page) == {"underruns": 5.0, "packets_sent": 1500.0}
+
+
+def test_counters_are_what_they_moved_by() -> None:
+    before = {"chatterline_rtp_underruns_total": 3.0, "a_total": 1.0, "gauge": 1.0}
+    after = {"chatterline_rtp_underruns_total": 5.0, "a_total": 1.0, "new_total": 2.0, "gauge": 7.0}
+
+    assert server.counted(before, after) == {"underruns": 2.0}
+    assert server.counters(before, after) == {"chatterline_rtp_underruns_total": 2.0, "new_total": 2.0}
 
 
 def test_no_metrics() -> None:
-    assert server.read_metrics(None) == {}
-    assert server.read_metrics(server.free_port(socket.SOCK_STREAM)) == {}
+    assert server.read_page(None) == {}
+    assert server.read_page(server.free_port(socket.SOCK_STREAM)) == {}
 
 
 def burn(seconds: float) -> None:
@@ -156,8 +164,10 @@ def test_watch_sees_cpu_and_memory_of_this_process() -> None:
     burn(0.3)
     watch.mark(101.0)
 
-    found = watch.figures()
+    found = watch.figures(calls=10)
 
+    assert found["cpu_percent_a_call"] == pytest.approx(found["cpu_percent"] / 10, rel=0.01)
+    assert found["memory_kb_a_call"] == pytest.approx((found["rss_mb"] - found["rss_idle_mb"]) * 102.4, abs=2000)
     assert 28 <= found["cpu_percent"] <= 60
     assert found["threads"][0]["cpu_percent"] >= 28
     assert found["threads"][0]["name"].endswith("(main)")

@@ -7,7 +7,7 @@ import sipmessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.load import uac
+from benchmarks.load import sdp, uac
 from benchmarks.load.uac import Call, State
 
 SDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.2\r\nt=0 0\r\nm=audio 16400 RTP/AVP 0\r\n"
@@ -61,7 +61,7 @@ def test_invite_is_sip_to_an_independent_parser() -> None:
     assert request.cseq.method == "INVITE"
     assert request.via[0].parameters["branch"].startswith("z9hG4bK")
     assert request.headers.get("X-TTS-Text") == "Hello Maria, it is 4:15."
-    assert uac.media_address(request.body.decode()) == ("127.0.0.1", 24576)
+    assert sdp.media(request.body.decode()).rtp == ("127.0.0.1", 24576)
     assert int(request.headers.get("Content-Length")) == len(request.body)
 
 
@@ -69,7 +69,8 @@ def test_answer_is_acknowledged_at_the_contact() -> None:
     call, ack = established()
 
     assert call.state is State.ESTABLISHED
-    assert call.remote_media == ("127.0.0.2", 16400)
+    assert call.media is not None
+    assert call.media.rtp == ("127.0.0.2", 16400)
     assert call.due is None
     request = sipmessage.Message.parse(ack)
     assert isinstance(request, sipmessage.Request)
@@ -270,23 +271,56 @@ def test_status_line_without_reason() -> None:
     assert uac.parse(b"SIP/2.0 180\r\nCSeq: 1 INVITE\r\n\r\n").status == 180
 
 
-@pytest.mark.parametrize(
-    ("sdp", "address"),
-    [
-        (SDP, ("127.0.0.2", 16400)),
-        (SDP + "c=IN IP4 127.0.0.3\r\n", ("127.0.0.3", 16400)),  # the media's own address wins
-        (SDP.replace("\r\n", "\n"), ("127.0.0.2", 16400)),
-        (SDP + "m=video 9 RTP/AVP 31\r\nc=IN IP4 127.0.0.9\r\n", ("127.0.0.2", 16400)),
-    ],
-)
-def test_media_address(sdp: str, address: tuple[str, int]) -> None:
-    assert uac.media_address(sdp) == address
+def test_more_text_goes_into_the_dialog_and_the_bye_comes_after_it() -> None:
+    call, _ = established()
+
+    [info] = call.say("And it is raining.", 2.0)
+    assert start_line(info) == "INFO sip:tts@127.0.0.1:5061;ob SIP/2.0"
+    request = sipmessage.Message.parse(info)
+    assert request.headers.get("X-TTS-Text") == "And it is raining."
+    assert uac.parse(info).header("cseq") == "2 INFO"
+    assert call.say("One at a time.", 2.1) == []
+    assert call.on_timer(2.5) == [info]
+    call.on_message(uac.parse(answer(info, body="")), 2.6)
+
+    assert (call.said, call.refused, call.due) == (1, 0, None)
+    [second] = call.say("Goodbye.", 3.0)
+    assert uac.parse(second).header("cseq") == "3 INFO"
+    [bye] = call.hang_up(3.1)
+    assert uac.parse(bye).header("cseq") == "4 BYE"
+    call.on_message(uac.parse(answer(second, body="")), 3.2)  # too late to matter
+    assert call.state is State.CLOSING
 
 
-@pytest.mark.parametrize("sdp", ["", "c=IN IP4 127.0.0.1\r\n", "m=audio 16400 RTP/AVP 0\r\n", "m=audio x RTP/AVP 0"])
-def test_media_address_of_an_answer_without_one(sdp: str) -> None:
-    with pytest.raises(ValueError, match=r"audio|invalid literal"):
-        uac.media_address(sdp)
+def test_refused_and_unanswered_texts_are_counted_and_end_no_call() -> None:
+    call, _ = established()
+    [info] = call.say("Too much.", 1.0)
+    call.on_message(uac.parse(answer(info, 413, body="")), 1.1)
+    assert (call.said, call.refused) == (0, 1)
+
+    call.say("Into the void.", 2.0)
+    while call.due is not None:
+        call.on_timer(call.due)
+
+    assert (call.said, call.refused) == (0, 2)
+    assert call.state is State.ESTABLISHED
+    assert call.failure == ""
+
+
+def test_answer_to_an_earlier_text_is_none_to_this_one() -> None:
+    call, _ = established()
+    [first] = call.say("One.", 1.0)
+    call.on_message(uac.parse(answer(first, body="")), 1.1)
+    call.say("Two.", 2.0)
+
+    call.on_message(uac.parse(answer(first, body="")), 2.1)
+
+    assert call.said == 1
+    assert call.due is not None
+
+
+def test_nothing_is_said_before_the_call_stands() -> None:
+    assert make_call().say("Hello?", 0.0) == []
 
 
 OPERATIONS = st.lists(
