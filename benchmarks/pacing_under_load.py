@@ -26,19 +26,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.calls import probing
 from benchmarks.common import RESULTS, commit, machine, table, versions, write_json
 from benchmarks.load import analysis, engines, levels
+from benchmarks.load.run import probing
 from benchmarks.load.sink import HOST, Sink, receiving
 from benchmarks.load.watch import watch
-from benchmarks.rtp_pacer import FRAME, sender
+from benchmarks.rtp_pacer import FRAME
 from benchmarks.serving import SWITCH_INTERVAL_S, loop_factory
 from mediaserver.rtp.codec import PCMU
-from mediaserver.rtp.latch import Latch, LatchPolicy
+from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.ports import PortAllocator
-from mediaserver.rtp.session import RtpSession, SendFormat
+from mediaserver.rtp.reader import DatagramReader
+from mediaserver.rtp.receive_stream import ReceiveFormat
+from mediaserver.rtp.send_stream import SendFormat
+from mediaserver.rtp.session import RtpSession, RtpSettings
 from tts_engine.engine import Engine
 
 SETTLE_SECONDS = 1.0
@@ -63,7 +66,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=1000 * SWITCH_INTERVAL_S,
         help="interval, ms (default %(default)s, the server's)",
     )
-    parser.add_argument("--sendto", action="store_true", help="send with socket.sendto, which gives up the GIL")
     parser.add_argument("--check", action="store_true", help=f"exit with 1 if the busy p99 is above {BOUND_MS:g} ms")
     parser.add_argument("--json", type=Path, help="result file (default: in benchmarks/results, named by engine)")
     args = parser.parse_args(argv)
@@ -93,8 +95,9 @@ def _percentile(values: NDArray[np.float64], point: float) -> float | None:
 class Legs:
     """Paced legs that speak without end."""
 
-    def __init__(self, sink: Sink, sendto: bool, stack: ExitStack) -> None:
+    def __init__(self, sink: Sink, stack: ExitStack) -> None:
         allocator = PortAllocator(HOST)
+        reader = DatagramReader(allocator.family)
         self.pacer = PacerThread()
         self._playouts: list[PlayoutBuffer] = []
         self._sessions: list[RtpSession] = []
@@ -103,8 +106,10 @@ class Legs:
             playout = PlayoutBuffer(max_seconds=SPEECH_SECONDS + 1)
             playout.begin("benchmark")
             self._playouts.append(playout)
-            latch = Latch(LatchPolicy.HOST, (HOST, port))
-            self._sessions.append(RtpSession(sender(sock, sendto), playout, SendFormat(PCMU, 0), latch))
+            endpoint = RtpEndpoint(sock, reader)
+            session = RtpSession(endpoint, playout, SendFormat(PCMU, 0), ReceiveFormat(PCMU, 0), RtpSettings())
+            session.set_remote((HOST, port))
+            self._sessions.append(session)
 
     @property
     def underruns(self) -> int:
@@ -213,7 +218,7 @@ def main() -> None:
         path = Path(directory) / "records.bin"
         with ExitStack() as stack:
             sink = stack.enter_context(receiving(args.legs, most, path))
-            legs = Legs(sink, args.sendto, stack)
+            legs = Legs(sink, stack)
             gc.collect()
             gc.freeze()  # as the server does
             legs.start()

@@ -54,8 +54,9 @@ def arguments() -> argparse.Namespace:
 class Mute(RtpEndpoint):
     """Sends nothing."""
 
-    def send(self, datagram: bytes, address: tuple[str, int]) -> None:
-        pass
+    def __init__(self, sock: socket.socket, reader: DatagramReader) -> None:
+        super().__init__(sock, reader)
+        self.send = lambda _datagram, _address: None
 
 
 def pair(

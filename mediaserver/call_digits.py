@@ -130,6 +130,7 @@ class CallDigits:
         """The call is over."""
         self._waiting.clear()
         self._cancel()
+        self._on_pressed, self._on_done = _unheard, _nothing
 
     def _cancel(self) -> None:
         for timer in self._timers:
@@ -160,3 +161,11 @@ class CallDigits:
             if not self._unanswered:
                 self._timers.clear()
                 self.sent()
+
+
+def _unheard(_digit: str) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

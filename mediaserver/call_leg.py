@@ -22,7 +22,7 @@ from mediaserver.rtp.barge_in import Interruption
 from mediaserver.rtp.dtmf import DtmfEvent
 from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.health import MediaFailure
-from mediaserver.rtp.playout import PlayoutBuffer
+from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
 from mediaserver.rtp.session import RtpSession
 from mediaserver.speech_order import BODY_TYPES, SpeechOrder, parse_order
 from mediaserver.speech_queue import QueueFullError, SpeechLimits, SpeechQueue
@@ -357,9 +357,11 @@ class CallLeg:
         self._ended = True
         for timer in self._timers:
             timer.cancel()
+        self._timers.clear()
         self.digits.close()
         self.media.close()
         self.speech.close()
+        self.playout.on_event = _unheard
 
     def _log_summary(self, reason: EndReason) -> None:
         rtp, counters, digits = self.rtp, self.speech.counters, self.digits.counters
@@ -382,6 +384,10 @@ class CallLeg:
             strangers=rtp.receiving.counters.strangers,
             **quality_fields(self.media.quality()),
         )
+
+
+def _unheard(_event: PlayoutEvent) -> None:
+    """The call is over."""
 
 
 def _content_type(request: IncomingRequest) -> str:

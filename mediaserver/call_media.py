@@ -34,6 +34,9 @@ from sip.sdp import SdpError
 NARROWBAND_HZ = 8000
 "Sample rate of what those who listen to the inbound audio get."
 
+TONE_TAIL_MS = 150
+"Silence after the last tone: a BYE right behind it would drop the tone from the peer's jitter buffer."
+
 DigitMethod = Literal["rfc4733", "info", "inband"]
 
 
@@ -102,7 +105,7 @@ class CallMedia:
         self._barge_in = BargeIn(
             _barge_in_settings(services.barge_in),
             self._report,
-            playing=lambda: self.playout.playing,
+            playing=lambda: self.playout.playing and not self._returned(),
             halt=self._halt,
         )
         self.set_barge_in(services.barge_in.policy)
@@ -174,8 +177,13 @@ class CallMedia:
     def close(self) -> None:
         """The call is over: say so by RTCP, free the ports."""
         self.unpace()
-        self.rtp.say_goodbye()
+        self.rtp.close()
         self._endpoint.close()
+        self._report = _unheard
+        self._barge_in.close()
+        self._detect_tones(False)
+        if self._stop_hearing is not None:
+            self._stop_hearing()
 
     def _make_session(self, codec: Codec) -> RtpSession:
         rtp = self._services.rtp
@@ -229,6 +237,13 @@ class CallMedia:
             self._stop_detecting()
             self._stop_detecting = None
 
+    def _returned(self) -> bool:
+        """On the media thread: whether the peer sends back our own packets (RFC 3550 section 8.2), which nobody says.
+
+        A new SSRC of ours comes back too, and the stream that changes has a gap, which no echo guard understands.
+        """
+        return self.rtp.stats.ssrc == self.rtp.ssrc
+
     def _halt(self) -> None:
         """On the media thread."""
         self.playout.halt()
@@ -242,6 +257,8 @@ class CallMedia:
 
     def _digit(self, event: DtmfEvent) -> None:
         """On the media thread: the next frame can be silent already."""
+        if self._returned():
+            return  # ours
         if event.kind == "started":
             self._barge_in.digit(self.rtp.now_ms)
         self._report(event)
@@ -284,11 +301,17 @@ class CallMedia:
         if self.digit_method == "rfc4733":
             self.rtp.sending.dtmf.send(digits, duration_ms=duration)
         else:
-            self.rtp.sending.play_tones(digits_pcm(digits, duration_ms=duration, sample_rate=self.playout_rate))
+            tones = digits_pcm(digits, duration_ms=duration, sample_rate=self.playout_rate)
+            tail = bytes(self.playout_rate * TONE_TAIL_MS // 1000 * BYTES_PER_SAMPLE)
+            self.rtp.sending.play_tones(tones + tail)
 
     def clear_digits(self) -> None:
         """Forget the digits that wait."""
         self.rtp.sending.clear_digits()
+
+
+def _unheard(_event: MediaEvent) -> None:
+    """The call is over."""
 
 
 def _barge_in_settings(config: BargeInConfig) -> BargeInSettings:

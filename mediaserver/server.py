@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
 import signal
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from mediaserver import __version__, systemd
+from mediaserver import __version__, garbage, systemd
 from mediaserver.call_engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
@@ -79,7 +78,7 @@ class Server:
                     return
                 stack.push_async_callback(engine.stop)
             calls, agent = await self._start_serving(stack)
-            _settle_memory()
+            garbage.settle()
             address = host_port((self._config.sip.host, self._config.sip.port))
             overflow = None if self.overflow is None else self.overflow.name
             _log.info("ready", version=__version__, sip=address, voices=self.engine.voices, overflow=overflow)
@@ -139,11 +138,14 @@ class Server:
     async def _serve(self, calls: Calls, watch: EngineWatch) -> None:
         """Until asked to stop; the watchdog is fed by the loop that serves, while the pacer's thread lives."""
         interval = systemd.watchdog_interval()
+        loop = asyncio.get_running_loop()
+        collections = garbage.FullCollections(loop.time())
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(interval or LOOK_S, LOOK_S)):
                     await self._stop.wait()
-            if watch.look(asyncio.get_running_loop().time()):
+            collections.look(loop.time(), len(calls.legs))
+            if watch.look(loop.time()):
                 systemd.notify(f"STATUS={watch.status}")
             if interval is not None and calls.pacer.alive:
                 systemd.notify("WATCHDOG=1")
@@ -179,12 +181,6 @@ def _raise_file_limit(calls: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         _log.warning("few_files", allowed=allowed, wanted=wanted, text="ulimit -n is too low for max_calls")
-
-
-def _settle_memory() -> None:
-    """What is loaded stays: the collector need not look at it again, and never stops the pacer for it."""
-    gc.collect()
-    gc.freeze()
 
 
 async def serve(config: Config) -> None:

@@ -7,7 +7,6 @@ utterance, and clear() reaches every stage at once: queued text, running synthes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import deque
@@ -335,9 +334,11 @@ class SpeechQueue:
         if utterance.cleared:
             return
         self._wake.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
+        timer = self._loop.call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
 
 def _nothing() -> None:

@@ -172,6 +172,10 @@ class BargeIn:
         if self.policy in {"digit", "either"} and self._playing():
             self._interrupt(Interruption("digit", at_ms, at_ms))
 
+    def close(self) -> None:
+        """The end: nothing interrupts any more, and nothing is held that could hold this."""
+        self._playing, self._halt, self._on_interrupt = _never, _nothing, _unheard
+
     def _keep(self, pcm: bytes, at_ms: int) -> None:
         recent = self._recent
         if at_ms - self._recent_ms != FRAME_MS:
@@ -209,3 +213,15 @@ class BargeIn:
         self._started_ms = None  # what is played next is a new talkspurt
         self._halt()
         self._on_interrupt(interruption)
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def _unheard(_interruption: Interruption) -> None:
+    pass

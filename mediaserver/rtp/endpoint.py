@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mediaserver.rtp.latch import Address
-from mediaserver.rtp.reader import SLOTS, Datagram, DatagramReader, enable_stamps
+from mediaserver.rtp.reader import Datagram, DatagramReader, enable_stamps
 from mediaserver.rtp.sender import DatagramSender
 
 _Event = TypeVar("_Event")
@@ -21,9 +21,6 @@ class RtpEndpoint:
     A read or send that is under way when the sockets are closed could meet a descriptor used anew. Therefore: first
     take the leg off the pacer, whose remove() waits for its tick, then close.
     """
-
-    read_slots = SLOTS
-    "So many datagrams from one read mean that there may be more."
 
     def __init__(self, sock: socket.socket, reader: DatagramReader, rtcp: socket.socket | None = None) -> None:
         """sock, rtcp: non-blocking and bound; the endpoint closes them. reader: that of the media thread."""
@@ -49,7 +46,7 @@ class RtpEndpoint:
         return sum(self._dropped)
 
     def read(self) -> list[Datagram]:
-        """What has come to the RTP port: at most `read_slots` datagrams."""
+        """What has come to the RTP port: at most reader.SLOTS datagrams, and if it is so many, there may be more."""
         reader = self._reader
         datagrams = reader.read(self._descriptor)
         if reader.dropped:

@@ -36,6 +36,8 @@ _SLIP_IPV6 = struct.Struct("=2x22s8x16xqq")
 _IPV4_SOURCE = 6  # bytes
 _DROPS = struct.Struct("=32x48xI")
 
+_MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
+
 _recvmmsg = ctypes.PyDLL(None, use_errno=True).recvmmsg
 _recvmmsg.restype = ctypes.c_int
 _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
@@ -79,7 +81,7 @@ class DatagramReader:
 
     def read(self, descriptor: int) -> list[Datagram]:
         """What has come, SLOTS datagrams at most, oldest first; more may lie there if it is so many."""
-        count = _recvmmsg(descriptor, self._address, SLOTS, socket.MSG_DONTWAIT, None)
+        count = _recvmmsg(descriptor, self._address, SLOTS, _MSG_DONTWAIT, None)
         if count <= 0:
             return []
         words, buffer, slips, unpack, offset = self._words, self._buffer, self._slips, self._unpack_slip, self._offset

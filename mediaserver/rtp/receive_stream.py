@@ -73,6 +73,8 @@ class ReceiveStream:
         self.on_digit: Callable[[DtmfEvent], None] | None = None
         self.on_rtcp: Callable[[bytes, float], None] | None = None
         "RTCP that came on this port (RFC 5761), and its arrival."
+        self.digit_down = False
+        "Whether poll() has anything to do."
         self.noise_last = False
         "Whether what came last was comfort noise: the peer may now send nothing for a long time."
         inbound.set_codec(form.codec)
@@ -142,6 +144,7 @@ class ReceiveStream:
         self.stats.update(fields.ssrc, fields.sequence, fields.timestamp, arrival, timed=not is_event)
         if is_event:
             counters.events += 1
+            self.digit_down = True
             self._report(self.dtmf.receive(data[fields.payload_start : fields.payload_end], fields.timestamp, arrival))
             return
         counters.noise += self.noise_last
@@ -163,12 +166,13 @@ class ReceiveStream:
         self.dtmf.reset()
 
     def poll(self, now: float) -> None:
-        """Digits whose end never came, and what is left to report. To be called once a tick while dtmf.active."""
+        """Digits whose end never came, and what is left to report. To be called once a tick while `digit_down`."""
         while self.dtmf.active:
             event = self.dtmf.poll(now)
             if event is None:
                 return
             self._report(event)
+        self.digit_down = False
 
     def _report(self, event: DtmfEvent | None) -> None:
         if event is not None and self.on_digit is not None:

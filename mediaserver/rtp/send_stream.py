@@ -171,7 +171,15 @@ class SendStream:
             payload = encoder.silence or encoder.encoded_silence()
         if self.on_frame is not None:
             self.on_frame(frame, due_ms)
-        self._transmit(second, timestamp, payload, destination)
+        self._sequence = sequence = self._sequence + 1 & 0xFFFF
+        counters = self.counters
+        try:
+            self._send(pack_header(FIRST_OCTET, second, sequence, timestamp, self.ssrc) + payload, destination)
+        except OSError:
+            counters.errors += 1
+        else:
+            counters.packets += 1
+            counters.octets += len(payload)
         return True
 
     def _send_event(self, due_ms: int, timestamp: int, form: SendFormat, destination: Address) -> bool:
@@ -185,8 +193,16 @@ class SendStream:
         self.counters.events += 1
         if self.on_frame is not None:
             self.on_frame(None, due_ms)
+        self._sequence = sequence = self._sequence + 1 & 0xFFFF
         second = form.event_type | _MARKER if packet.marker else form.event_type
-        self._transmit(second, packet.timestamp, packet.payload, destination)
+        try:
+            header = pack_header(FIRST_OCTET, second, sequence, packet.timestamp, self.ssrc)
+            self._send(header + packet.payload, destination)
+        except OSError:
+            self.counters.errors += 1
+        else:
+            self.counters.packets += 1
+            self.counters.octets += len(packet.payload)
         return True
 
     def play_tones(self, pcm: bytes) -> None:
@@ -210,14 +226,3 @@ class SendStream:
         elif not tones:
             self.dtmf.on_done()
         return pcm[:size].ljust(size, b"\0")
-
-    def _transmit(self, second: int, timestamp: int, payload: bytes, destination: Address) -> None:
-        self._sequence = sequence = self._sequence + 1 & 0xFFFF
-        counters = self.counters
-        try:
-            self._send(pack_header(FIRST_OCTET, second, sequence, timestamp, self.ssrc) + payload, destination)
-        except OSError:
-            counters.errors += 1
-            return
-        counters.packets += 1
-        counters.octets += len(payload)

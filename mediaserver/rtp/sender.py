@@ -15,6 +15,8 @@ import struct
 
 from mediaserver.rtp.latch import Address
 
+_MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
+
 _sendto = ctypes.PyDLL(None, use_errno=True).sendto
 _sendto.restype = ctypes.c_ssize_t
 _sendto.argtypes = (
@@ -49,7 +51,7 @@ class DatagramSender:
             self._sockaddr = pack_sockaddr(self._family, address)
             self._address = address
         sockaddr = self._sockaddr
-        sent = _sendto(self._descriptor, datagram, len(datagram), socket.MSG_DONTWAIT, sockaddr, len(sockaddr))
+        sent = _sendto(self._descriptor, datagram, len(datagram), _MSG_DONTWAIT, sockaddr, len(sockaddr))
         if sent < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))

@@ -12,7 +12,7 @@ from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.inbound import InboundAudio
 from mediaserver.rtp.latch import Address, Latch, LatchPolicy
 from mediaserver.rtp.playout import PlayoutBuffer
-from mediaserver.rtp.reader import unpack_source
+from mediaserver.rtp.reader import SLOTS, unpack_source
 from mediaserver.rtp.receive_stream import ReceiveFormat, ReceiveStream
 from mediaserver.rtp.rtcp_session import RtcpSession
 from mediaserver.rtp.send_stream import SendFormat, SendStream
@@ -115,28 +115,29 @@ class RtpSession:
     def tick(self, due_ms: int) -> None:
         """Do what is due at that time, in whole milliseconds of the monotonic clock: receive, then send."""
         self.now_ms = due_ms
-        self._read()
+        receiving = self.receiving
+        datagrams = self._endpoint.read()  # nearly always one
+        for data, source, arrival in datagrams:
+            receiving.take(data, source, arrival)
+        if len(datagrams) == SLOTS:
+            self._read_on()
         if self.inbound.listening:
             self.inbound.pull(due_ms)
-        if self.receiving.dtmf.active:
-            self.receiving.poll(due_ms / 1000)
-        self.sending.send(due_ms, self.receiving.latch.destination)
+        if receiving.digit_down:
+            receiving.poll(due_ms / 1000)
+        self.sending.send(due_ms, receiving.latch.destination)
         if due_ms >= self._next_housekeeping_ms:
             self._next_housekeeping_ms = due_ms + HOUSEKEEPING_MS
             self._keep_house(due_ms)
 
-    def _read(self) -> None:
-        """All that has come. In the usual case one packet, by one system call."""
-        endpoint, take = self._endpoint, self.receiving.take
-        datagrams = endpoint.read()
-        for data, source, arrival in datagrams:
-            take(data, source, arrival)
-        reads = 1
-        while len(datagrams) == endpoint.read_slots and reads < READS:
-            reads += 1
-            datagrams = endpoint.read()
+    def _read_on(self) -> None:
+        """More than one call of the reader takes has come, as in a flood."""
+        for _ in range(READS - 1):
+            datagrams = self._endpoint.read()
             for data, source, arrival in datagrams:
-                take(data, source, arrival)
+                self.receiving.take(data, source, arrival)
+            if len(datagrams) < SLOTS:
+                return
 
     def _keep_house(self, due_ms: int) -> None:
         now = due_ms / 1000
@@ -193,6 +194,18 @@ class RtpSession:
         wall, timestamp, counters = now + self._wall_offset, sending.timestamp(now * 1000), sending.counters
         self._send_rtcp(rtcp.bye(now, wall, timestamp, counters.packets, counters.octets))
 
+    def close(self) -> None:
+        """The end: take leave, and let go of all that calls back, so that nothing has to wait for the cycle collector.
+
+        For the event loop, once the leg has left the pacer.
+        """
+        self.say_goodbye()
+        self.on_housekeeping = None
+        self.stats.on_stream = self._note_stream = self.stats.on_loss = None
+        self.receiving.on_digit = self.receiving.on_rtcp = None
+        self.sending.on_frame = None
+        self.sending.dtmf.on_done = _nothing
+
     def _send_rtcp(self, data: bytes) -> None:
         destination = self.destination
         if destination is None or not data:  # who has sent nothing takes no leave (RFC 3550 section 6.3.7)
@@ -228,3 +241,7 @@ class RtpSession:
         self.sending.ssrc = secrets.randbits(32)
         if rtcp is not None:
             rtcp.set_ssrc(self.sending.ssrc)
+
+
+def _nothing() -> None:
+    pass

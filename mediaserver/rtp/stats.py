@@ -46,7 +46,8 @@ class ReceiverStats:
         self._bad_sequence = _NO_SEQUENCE
         self._probation = _MIN_SEQUENTIAL
         self._following = _NO_SEQUENCE  # what comes next if all is well; no number during probation
-        self._seen = 0  # bit n: whether `highest - n` has come
+        self._seen = 0  # bit n: whether `highest - n` has come,
+        self._in_order = 0  # not counting so many that have come one after the other since
         self._transit: float | None = None
         self._expected_prior = 0
         self._received_prior = 0
@@ -64,11 +65,18 @@ class ReceiverStats:
             else:
                 self.cycles += 1
                 self._following = 1
-            self._seen = (self._seen << 1 | 1) & _SEEN_BITS
+            self._in_order += 1
             self.received += 1
             if timed:
-                self._update_jitter(timestamp, now)
+                transit, before = now * self.clock_rate - timestamp, self._transit
+                self._transit = transit
+                if before is not None:
+                    difference = transit - before
+                    if not -_HALF_RANGE <= difference < _HALF_RANGE:
+                        difference = _nearer_way(difference)
+                    self.jitter += (abs(difference) - self.jitter) / 16
             return True
+        self._note_in_order()
         if ssrc != self.ssrc:
             self._start_stream(ssrc, sequence)
         valid = self._update_sequence(sequence)
@@ -131,6 +139,11 @@ class ReceiverStats:
         self.jitter = 0.0
         self._transit = None
 
+    def _note_in_order(self) -> None:
+        shift = min(self._in_order, _MAX_MISORDER + 1)
+        self._seen = (self._seen << shift | (1 << shift) - 1) & _SEEN_BITS
+        self._in_order = 0
+
     def _update_sequence(self, sequence: int) -> bool:
         """update_seq of A.1."""
         if self._probation:
@@ -184,8 +197,10 @@ class ReceiverStats:
     def _update_jitter(self, timestamp: int, now: float) -> None:
         transit = now * self.clock_rate - timestamp
         if self._transit is not None:
-            difference = transit - self._transit
-            if not -_HALF_RANGE <= difference < _HALF_RANGE:  # the timestamp wraps round; the nearer way is meant
-                difference = (difference + _HALF_RANGE) % _RANGE - _HALF_RANGE
-            self.jitter += (abs(difference) - self.jitter) / 16
+            self.jitter += (abs(_nearer_way(transit - self._transit)) - self.jitter) / 16
         self._transit = transit
+
+
+def _nearer_way(difference: float) -> float:
+    """The timestamp wraps round."""
+    return (difference + _HALF_RANGE) % _RANGE - _HALF_RANGE

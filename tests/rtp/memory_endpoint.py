@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from mediaserver.rtp.codec import PCMU
 from mediaserver.rtp.inbound import InboundAudio
-from mediaserver.rtp.latch import Address
+from mediaserver.rtp.latch import Address, LatchPolicy
 from mediaserver.rtp.packet import FIRST_OCTET, RtpPacket, pack_header
-from mediaserver.rtp.reader import Datagram, pack_source
+from mediaserver.rtp.playout import PlayoutBuffer
+from mediaserver.rtp.reader import SLOTS, Datagram, pack_source
+from mediaserver.rtp.receive_stream import ReceiveFormat
+from mediaserver.rtp.send_stream import SendFormat
+from mediaserver.rtp.session import RtpSession, RtpSettings
 
 REMOTE = ("192.0.2.10", 4000)
 PEER = pack_source(REMOTE)
@@ -17,8 +22,7 @@ SPEECH = (1000).to_bytes(2, "little") * 160
 class MemoryEndpoint:
     """Behaves as RtpEndpoint does."""
 
-    def __init__(self, read_slots: int = 32) -> None:
-        self.read_slots = read_slots
+    def __init__(self) -> None:
         self.dropped = 0
         self.inbox: list[Datagram] = []
         self.rtcp_inbox: list[Datagram] = []
@@ -36,7 +40,7 @@ class MemoryEndpoint:
 
     def read(self) -> list[Datagram]:
         self.reads += 1
-        taken, self.inbox = self.inbox[: self.read_slots], self.inbox[self.read_slots :]
+        taken, self.inbox = self.inbox[:SLOTS], self.inbox[SLOTS:]
         return taken
 
     def read_rtcp(self) -> list[Datagram]:
@@ -90,3 +94,25 @@ def incoming(
     """An RTP packet of the peer."""
     stamp = sequence * 160 if timestamp is None else timestamp
     return pack_header(FIRST_OCTET, payload_type, sequence, stamp, ssrc) + bytes(size)
+
+
+def make_session(
+    wire: MemoryEndpoint,
+    form: SendFormat | None = None,
+    *,
+    remote: tuple[str, int] | None = REMOTE,
+    policy: LatchPolicy = LatchPolicy.HOST,
+    rtcp: bool = True,
+    inbound: InboundAudio | None = None,
+) -> RtpSession:
+    """A leg of that wire, with a peer of PCMU, telephone-event as 101 and comfort noise."""
+    session = RtpSession(
+        wire,
+        PlayoutBuffer(max_seconds=10),
+        form or SendFormat(PCMU, 0, event_type=101),
+        ReceiveFormat(PCMU, 0, 101, 13),
+        RtpSettings(policy, rtcp),
+        inbound,
+    )
+    session.set_remote(remote)
+    return session

@@ -184,7 +184,12 @@ def test_random_bytes_behind_a_likely_start(leg: Leg, stranger: socket.socket) -
     sent = 0
     for _ in range(60):
         for _ in range(20):
-            head = struct.pack("!BBH", rng.choice([0x80, 0x8F, 0x90, 0xA0, 0xBF, 0x40]), rng.choice([0, 13, 101, 200, 201]), rng.randrange(65536))
+            head = struct.pack(
+                "!BBH",
+                rng.choice([0x80, 0x8F, 0x90, 0xA0, 0xBF, 0x40]),
+                rng.choice([0, 13, 101, 200, 201]),
+                rng.randrange(65536),
+            )
             sender = leg.peer if rng.random() < 0.8 else stranger
             sender.sendto(head + rng.randbytes(rng.choice([0, 4, 8, 9, 60, 172, 1400])), leg.address)
             sent += 1

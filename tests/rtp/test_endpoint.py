@@ -1,11 +1,13 @@
 import asyncio
 import errno
 import itertools
+import os
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +142,21 @@ def test_close_frees_the_ports_and_refuses_to_send(make, rtcp: bool) -> None:
 
 def test_a_closed_endpoint_never_touches_a_descriptor_used_anew(make) -> None:
     endpoint = make(rtcp=True)
-    descriptor = endpoint._descriptor
+    descriptors = endpoint._sock.fileno(), endpoint._rtcp.fileno()
     endpoint.close()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
-        if another.fileno() != descriptor:  # as a rule the lowest that is free
-            another.bind(("127.0.0.1", 0))
-        else:
-            another.bind(("127.0.0.1", 0))
-            another.sendto(b"not yours", another.getsockname())
-            assert endpoint.read() == []
-            endpoint.send_quietly(b"nor mine", another.getsockname())
-            assert another.recv(100) == b"not yours"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another, ExitStack() as stack:
+        another.bind(("127.0.0.1", 0))
+        another.setblocking(False)
+        for descriptor in set(descriptors) - {another.fileno()}:  # the lowest that is free: it may be one of them
+            os.dup2(another.fileno(), descriptor)
+            stack.callback(os.close, descriptor)
+        another.sendto(b"not yours", another.getsockname())
+        assert endpoint.read() == endpoint.read_rtcp() == []
+        endpoint.send_quietly(b"nor mine", another.getsockname())
+        endpoint.send_rtcp(b"nor mine", another.getsockname())
+        assert another.recv(100) == b"not yours"
+        with pytest.raises(BlockingIOError):
+            another.recv(100)
 
 
 def test_descriptors_do_not_pile_up(make) -> None:

@@ -84,14 +84,35 @@ def test_port_zero_still_allows_its_host() -> None:
     assert Latch(LatchPolicy.HOST, ("192.0.2.10", 0)).accept(NAT, 0.0)
 
 
-def test_a_reoffer_starts_over() -> None:
-    latch = Latch(LatchPolicy.HOST, SDP)
-    latch.accept(NAT, 0.0)
-    latch.set_remote(("198.51.100.9", 5000))
-    assert latch.destination == ("198.51.100.9", 5000)
-    assert not latch.accept(NAT, 0.1)
-    assert latch.accept(("198.51.100.9", 5001), 0.1), "at once: the old source is forgotten"
-    assert latch.destination == ("198.51.100.9", 5001)
+@pytest.mark.parametrize(
+    ("policy", "before", "after"),
+    [
+        (LatchPolicy.OFF, {SDP, NAT}, {SDP, NAT}),
+        (LatchPolicy.HOST, {SDP, NAT}, {SDP, NAT}),
+        (LatchPolicy.ANY, {SDP, NAT, STRANGER}, {STRANGER}),
+    ],
+)
+def test_reports_come_from_whom_the_policy_allows(policy: LatchPolicy, before: set, after: set) -> None:
+    """Under ANY, from whom the audio comes, once that is known."""
+    latch = Latch(policy, SDP)
+    known = (SDP, NAT, STRANGER)
+    assert {source for source in known if latch.allows_report(source)} == before
+    latch.accept(STRANGER, 0.0)
+    assert {source for source in known if latch.allows_report(source)} == after
+    assert latch.allows_report((STRANGER[0], 9)) == (STRANGER in after), "from another port than the audio"
+
+
+def test_reports_do_not_latch() -> None:
+    latch = Latch(LatchPolicy.ANY, SDP)
+    latch.allows_report(STRANGER)
+    latch.allows(STRANGER)
+    assert (latch.source, latch.destination, latch.last_heard) == (None, SDP, 0.0)
+
+
+def test_a_new_latch_knows_nobody() -> None:
+    latch = Latch(LatchPolicy.HOST)
+    assert latch.destination is latch.source is latch.source_key is None
+    assert not latch.accept(SDP, 0.0)
 
 
 def test_ipv6_in_any_spelling() -> None:

@@ -54,9 +54,7 @@ def test_datagrams_come_whole_in_order_with_source_and_time(pair) -> None:
     assert {unpack_source(source) for _, source, _ in got} == {theirs.getsockname()[:2]}
     arrivals = [arrival for _, _, arrival in got]
     assert arrivals == sorted(arrivals)
-    assert before - 0.001 < arrivals[0] <= arrivals[-1] < after + 0.001, (
-        "stamped when they came, not when they are read"
-    )
+    assert before - 0.02 < arrivals[0] <= arrivals[-1] < after + 0.02, "stamped when they came, not when they are read"
     assert reader.read(ours.fileno()) == []
 
 
@@ -171,9 +169,9 @@ class TestClocks:
 
     def test_a_look_that_was_interrupted_is_taken_again(self) -> None:
         """Another thread ran between the two clocks: the offset would be wrong by that, and so every arrival."""
-        steps = iter([0.0, 0.005, 0.010, 0.010])
+        steps = iter([0.0, 5.0, 10.0, 10.0])
         reader = DatagramReader(socket.AF_INET, clock=lambda: next(steps))
-        assert reader._offset == pytest.approx(time.time() - 0.010, abs=0.5)
+        assert reader._offset == pytest.approx(time.time() - 10, abs=1)
         assert next(steps, None) is None
 
     def test_looks_end(self) -> None:

@@ -310,13 +310,20 @@ class TestDigits:
         stream.on_frame = lambda pcm, _: told.append(pcm)
         speak(stream, 3)
         run(stream, 0)
-        stream.dtmf.send("1", duration_ms=40)
-        run(stream, *range(20, 160, 20))
-        types = [packet.payload_type for packet in wire.packets]
-        assert types == [0, 101, 101, 101, 101, 0, 0, 0]
-        assert [packet.payload for packet in wire.packets if packet.payload_type == 0][:3] == [PCMU.encode(SPEECH)] * 3
-        assert wire.packets[5].marker
-        assert told == [SPEECH, None, None, None, None, SPEECH, SPEECH, None]
+        stream.dtmf.send("12", duration_ms=40)
+        due = 20
+        while stream.dtmf.active:
+            run(stream, due)
+            due += 20
+        during = wire.packets[1:]
+        assert [packet.payload_type for packet in during].count(101) == 8
+        assert {packet.payload for packet in during if packet.payload_type == 0} == {b"\xff" * 160}, "no scraps of it"
+        run(stream, due, due + 20, due + 40)
+        after = wire.packets[-3:]
+        assert [packet.payload for packet in after] == [PCMU.encode(SPEECH)] * 2 + [b"\xff" * 160]
+        assert [packet.marker for packet in after] == [True, False, False]
+        assert told == [SPEECH, *[None] * len(during), SPEECH, SPEECH, None]
+        assert stream.playout.underruns == 0
 
     def test_digits_are_forgotten_when_the_peer_takes_events_no_more(self, wire: MemoryEndpoint) -> None:
         stream = make(wire, EVENTS)
@@ -338,6 +345,16 @@ class TestDigits:
         run(stream, *range(40, 400, 20))
         events = self.events(wire)
         assert [end for _, end, _ in events] == [False, False, True, True, True]
+
+    def test_events_that_the_socket_refuses_are_lost(self, wire: MemoryEndpoint) -> None:
+        stream = make(wire, EVENTS)
+        stream.dtmf.send("1", duration_ms=60)
+        wire.error = OSError(errno.EAGAIN, "full")
+        run(stream, 0)
+        wire.error = None
+        run(stream, 20)
+        assert self.events(wire) == [(320, False, False)]
+        assert (stream.counters.errors, stream.counters.packets) == (1, 1)
 
     def test_nothing_is_sent_on_hold(self, wire: MemoryEndpoint) -> None:
         stream = make(wire, EVENTS)
@@ -379,9 +396,12 @@ class TestDigits:
 
         class Interrupting(bytes):
             def __getitem__(self, key):
-                stream.clear_digits()
+                if not cleared:
+                    cleared.append(True)
+                    stream.clear_digits()
                 return bytes(self)[key]
 
+        cleared: list[bool] = []
         stream.play_tones(Interrupting(ALTERNATING * 10))
         run(stream, 0, 20)
         assert wire.packets[1].payload == b"\xff" * 160
