@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+DigitMethod = Literal["rfc4733", "info"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,19 @@ class SendInfo:
 
 @dataclass(frozen=True)
 class Dtmf:
-    """Send digits as telephone-event packets (RFC 4733)."""
+    """Send digits as telephone-event packets (RFC 4733), or each as an INFO with an `application/dtmf-relay` body."""
 
     at: float
     digits: str
+    method: DigitMethod = "rfc4733"
+
+
+@dataclass(frozen=True)
+class Play:
+    """Speak: play a 16-bit mono WAV file, once, to the far end."""
+
+    at: float
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -48,4 +61,4 @@ class HangUp:
     at: float
 
 
-Action = SendInfo | Dtmf | Hold | Resume | HangUp
+Action = SendInfo | Dtmf | Play | Hold | Resume | HangUp

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mediaserver.phone.actions import Action
+from mediaserver.phone.media import ORDINARY_MEDIA, MediaOptions
 from mediaserver.phone.recording import measure, read_wav
 from mediaserver.phone.report import CallReport
 
@@ -38,6 +39,7 @@ class CallPlan:
     max_seconds: float
     hangup_after_silence: float | None
     log_level: int
+    media: MediaOptions
 
 
 def place_call(
@@ -53,14 +55,16 @@ def place_call(
     answer_timeout: float = 10.0,
     max_seconds: float = 60.0,
     hangup_after_silence: float | None = None,
+    media: MediaOptions = ORDINARY_MEDIA,
     log_level: int = 0,
 ) -> CallReport:
     """Call `uri` (`sip:user@host[:port]`) from `local_host` and stay until either side hangs up.
 
     `say` travels in the INVITE as `X-TTS-Text`, with `X-TTS-Hangup: yes` unless `server_hangs_up` is false.
-    `record` is written as 16-bit mono WAV at 8 kHz, as the phone would have played it. Times are in
-    seconds: `answer_timeout` from the INVITE, `max_seconds` from the answer, `hangup_after_silence` of
-    silence after something was audible; the phone then cancels or hangs up. `log_level` is PJSIP's, 0 to 6.
+    `record` is written as 16-bit mono WAV, as the phone would have played it, at 8 kHz, or at 16 kHz where `codecs`
+    has G722. Times are in seconds: `answer_timeout` from the INVITE, `max_seconds` from the answer,
+    `hangup_after_silence` of silence after something was audible; the phone then cancels or hangs up. `log_level` is
+    PJSIP's, 0 to 6.
 
     A call that is refused or not answered is a report, not an error. Blocks the calling thread; one call at
     a time in a process, further callers wait. ValueError for arguments no call can be made of, OSError when
@@ -85,6 +89,7 @@ def place_call(
         max_seconds=max_seconds,
         hangup_after_silence=hangup_after_silence,
         log_level=log_level,
+        media=media,
     )
     if record is not None and not record.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such directory", str(record.parent))

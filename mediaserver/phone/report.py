@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mediaserver.phone.actions import DigitMethod
+
 EndedBy = Literal["phone", "server", "nobody"]
 
 
@@ -41,6 +43,33 @@ class StreamCounts:
 
 
 @dataclass(frozen=True)
+class FarReport:
+    """What the far end's RTCP reports say of what the phone sent; `reports` came, over all its streams.
+
+    `lost` is the cumulative number of the last one. `round_trip_ms` is the mean, None before the first.
+    """
+
+    reports: int = 0
+    lost: int = 0
+    jitter_ms: float = 0.0
+    round_trip_ms: float | None = None
+
+    def __add__(self, later: FarReport) -> FarReport:
+        """Of two streams of one call."""
+        last = later if later.reports else self
+        return FarReport(self.reports + later.reports, self.lost + later.lost, last.jitter_ms, last.round_trip_ms)
+
+
+@dataclass(frozen=True)
+class PressedDigit:
+    """A digit that the far end sent; `at` is seconds after the answer, of its beginning."""
+
+    at: float
+    digit: str
+    method: DigitMethod
+
+
+@dataclass(frozen=True)
 class Reply:
     """Final response to a request that the phone sent during the call; `at` is seconds after the answer."""
 
@@ -57,6 +86,8 @@ class CallReport:
     `setup_ms` runs from the call to the phone's API until its 200 was parsed, so it holds about 1 ms of the
     phone's own work. `first_audio_ms` runs from that 200 to the first audible 10 ms of what the phone played
     (see `recording.AUDIBLE_DBFS`), so it holds the phone's jitter buffer; its grain is one 20 ms frame.
+    `recording_at` is when the recording's first sample was heard, `playing_at` when each `Play` began: seconds after
+    the answer, all to within a frame of 20 ms.
     """
 
     uri: str
@@ -70,6 +101,10 @@ class CallReport:
     codec: str | None = None
     received: StreamCounts = StreamCounts()
     sent_packets: int = 0
+    far: FarReport = FarReport()
+    digits: tuple[PressedDigit, ...] = ()
+    recording_at: float | None = None
+    playing_at: tuple[float, ...] = ()
     heard_s: float = 0.0
     audible_s: float = 0.0
     recording: Path | None = None
@@ -97,6 +132,11 @@ class CallReport:
             f"heard {self.audible_s:.1f} s of sound in {self.heard_s:.1f} s; call of {self.duration_s:.1f} s, "
             f"ended by the {self.ended_by}",
         ]
+        far = self.far
+        if far.round_trip_ms is not None:
+            lines.append(f"round trip: {far.round_trip_ms:.1f} ms; the far end missed {far.lost} of our packets")
+        if self.digits:
+            lines.append(f"digits received: {len(self.digits)}")
         if self.recording is not None:
             lines.append(f"recording: {self.recording}")
         return lines

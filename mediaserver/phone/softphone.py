@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pjsua2 as pj
 
-from mediaserver.phone.actions import Action, Dtmf, HangUp, Hold, Resume, SendInfo
+from mediaserver.phone.actions import Action, DigitMethod, Dtmf, HangUp, Hold, Play, Resume, SendInfo
 from mediaserver.phone.call import CallPlan, PhoneError
-from mediaserver.phone.report import CallReport, EndedBy, Reply, StreamCounts
+from mediaserver.phone.media import MediaOptions, shape_sdp
+from mediaserver.phone.parameters import call_parameters, digits_request, info_request
+from mediaserver.phone.report import CallReport, EndedBy, FarReport, PressedDigit, Reply, StreamCounts
 
 POLL_MS = 10
 # What a BYE or CANCEL gets to be answered in, before the phone leaves anyway.
@@ -25,6 +27,7 @@ GOODBYE_S = 2.0
 # The scale of PJSIP's meter is nowhere written down. By trial: sines of 100, 150 and 8000 of 32768 give
 # 7, 14 and 31, so this is about -53 dBFS.
 AUDIBLE_LEVEL = 7
+_METHODS: dict[int, DigitMethod] = {pj.PJSUA_DTMF_METHOD_RFC2833: "rfc4733", pj.PJSUA_DTMF_METHOD_SIP_INFO: "info"}
 
 
 @dataclass
@@ -40,6 +43,9 @@ class Observed:
     codec: str | None = None
     received: StreamCounts = field(default_factory=StreamCounts)
     sent_packets: int = 0
+    far: FarReport = field(default_factory=FarReport)
+    digits: list[tuple[float, str, int]] = field(default_factory=list)
+    playing: list[float] = field(default_factory=list)
     replies: list[tuple[float, str, int]] = field(default_factory=list)
     failure: str | None = None
 
@@ -54,9 +60,12 @@ class Observed:
 class _Call(pj.Call):  # type: ignore[misc]  # pjsua2 carries no types
     """Notes PJSIP's callbacks in `observed`; connects the far end's audio to `recorder`."""
 
-    def __init__(self, account: pj.Account, recorder: pj.AudioMediaRecorder, observed: Observed) -> None:
+    def __init__(
+        self, account: pj.Account, recorder: pj.AudioMediaRecorder, options: MediaOptions, observed: Observed
+    ) -> None:
         super().__init__(account)
         self.recorder = recorder
+        self.options = options
         self.observed = observed
 
     def onCallState(self, _prm: pj.OnCallStateParam) -> None:  # noqa: N802
@@ -88,13 +97,24 @@ class _Call(pj.Call):  # type: ignore[misc]  # pjsua2 carries no types
             info = self.getInfo()
             if not any(media.status == pj.PJSUA_CALL_MEDIA_ACTIVE for media in info.media):
                 return
-            self.getAudioMedia(-1).startTransmit(self.recorder)
+            audio = self.getAudioMedia(-1)
+            audio.startTransmit(self.recorder)
+            if self.options.echo_db is not None:
+                level = pj.AudioMediaTransmitParam()
+                level.level = 10 ** (self.options.echo_db / 20)
+                audio.startTransmit2(audio, level)
             if self.observed.recording_at is None:
                 self.observed.recording_at = time.monotonic()
             stream = self.getStreamInfo(0)
             self.observed.codec = stream.codecName
         except pj.Error as error:
             self.observed.failure = f"media: {error.reason}"
+
+    def onCallSdpCreated(self, prm: pj.OnCallSdpCreatedParam) -> None:  # noqa: N802
+        prm.sdp.wholeSdp = shape_sdp(prm.sdp.wholeSdp, self.options)
+
+    def onDtmfDigit(self, prm: pj.OnDtmfDigitParam) -> None:  # noqa: N802
+        self.observed.digits.append((time.monotonic(), prm.digit, prm.method))
 
     def onStreamDestroyed(self, prm: pj.OnStreamDestroyedParam) -> None:  # noqa: N802
         # The last moment at which the counts can be read: at the end, and before the media of a re-INVITE.
@@ -113,7 +133,14 @@ class _Call(pj.Call):  # type: ignore[misc]  # pjsua2 carries no types
             jitter_mean_ms=stat.jitterUsec.mean / 1000,
             jitter_max_ms=stat.jitterUsec.max / 1000,
         )
-        self.observed.sent_packets += stream.rtcp.txStat.pkt
+        sent, trip = stream.rtcp.txStat, stream.rtcp.rttUsec
+        self.observed.sent_packets += sent.pkt
+        self.observed.far += FarReport(
+            reports=sent.updateCount,
+            lost=sent.loss,
+            jitter_ms=sent.jitterUsec.last / 1000,
+            round_trip_ms=trip.mean / 1000 if trip.n else None,
+        )
 
 
 class SoftPhone:
@@ -126,18 +153,20 @@ class SoftPhone:
         self._endpoint = endpoint
         recorder = pj.AudioMediaRecorder()
         recorder.createRecorder(str(wav))
-        self._call = _Call(account, recorder, self.observed)
+        self._call = _Call(account, recorder, plan.media, self.observed)
+        self._players: list[pj.AudioMediaPlayer] = []
         self._silent_since: float | None = None
 
     def close(self) -> None:
         """Let go of PJSIP's objects; it completes the recording when it is shut down."""
         self._call.recorder = None
+        self._players.clear()
         del self._call, self._endpoint
 
     def run(self) -> None:
         """Call, do what the plan says, and return when the call is over. PhoneError when PJSIP fails."""
         self.invited_at = time.monotonic()
-        failed = _attempt(self._call.makeCall, self.plan.uri, _call_parameters(self.plan.headers))
+        failed = _attempt(self._call.makeCall, self.plan.uri, call_parameters(self.plan.headers))
         if failed:
             raise PhoneError(f"call to {self.plan.uri} failed: {failed}")
         actions = deque(self.plan.actions)
@@ -179,6 +208,10 @@ class SoftPhone:
             codec=seen.codec,
             received=seen.received,
             sent_packets=seen.sent_packets,
+            far=seen.far,
+            digits=tuple(PressedDigit(at - answered_at, digit, _METHODS[how]) for at, digit, how in seen.digits),
+            recording_at=seen.recording_delay_s,
+            playing_at=tuple(at - answered_at for at in seen.playing),
             replies=tuple(Reply(at - answered_at, method, status) for at, method, status in seen.replies),
         )
 
@@ -190,9 +223,11 @@ class SoftPhone:
     def _act(self, action: Action) -> None:
         match action:
             case SendInfo():
-                failed = _attempt(self._call.sendRequest, _info_request(action))
-            case Dtmf(digits=digits):
-                failed = _attempt(self._call.dialDtmf, digits)
+                failed = _attempt(self._call.sendRequest, info_request(action))
+            case Dtmf():
+                failed = _attempt(self._call.sendDtmf, digits_request(action))
+            case Play(path=path):
+                failed = _attempt(self._play, path)
             case Hold():
                 failed = _attempt(self._call.setHold, pj.CallOpParam(True))
             case Resume():
@@ -205,6 +240,13 @@ class SoftPhone:
         # A request that crosses the far end's BYE cannot be sent, and need not be.
         if failed and self.observed.ended_at is None:
             raise PhoneError(f"{action} failed: {failed}")
+
+    def _play(self, path: Path) -> None:
+        player = pj.AudioMediaPlayer()
+        player.createPlayer(str(path), pj.PJMEDIA_FILE_NO_LOOP)
+        player.startTransmit(self._call.getAudioMedia(-1))
+        self.observed.playing.append(time.monotonic())
+        self._players.append(player)
 
     def _hang_up(self) -> None:
         """CANCEL or BYE, whichever the call's state asks for; nothing when it is already over."""
@@ -241,29 +283,3 @@ def _attempt(operation: Callable[..., object], *arguments: object) -> str | None
     except pj.Error as error:
         return str(error.reason)
     return None
-
-
-def _info_request(info: SendInfo) -> pj.CallSendRequestParam:
-    request = pj.CallSendRequestParam()
-    request.method = "INFO"
-    request.txOption.headers = _header_vector(info.headers)
-    if info.body:
-        request.txOption.contentType = info.content_type
-        request.txOption.msgBody = info.body
-    return request
-
-
-def _call_parameters(headers: Mapping[str, str]) -> pj.CallOpParam:
-    parameters = pj.CallOpParam(True)
-    parameters.opt.videoCount = 0
-    parameters.txOption.headers = _header_vector(headers)
-    return parameters
-
-
-def _header_vector(headers: Mapping[str, str]) -> pj.SipHeaderVector:
-    vector = pj.SipHeaderVector()
-    for name, value in headers.items():
-        header = pj.SipHeader()
-        header.hName, header.hValue = name, value
-        vector.append(header)
-    return vector

@@ -16,6 +16,7 @@ import pjsua2 as pj
 from mediaserver.phone.call import CallPlan, PhoneError
 
 CLOCK_RATE_HZ = 8000
+WIDEBAND_HZ = 16000
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def _start(endpoint: pj.Endpoint, account: pj.Account, plan: CallPlan) -> None:
     config.uaConfig.userAgent = "chatterline-phone"
     config.logConfig.level = config.logConfig.consoleLevel = plan.log_level
     # One rate from the wire to the file: nothing is resampled. No echo canceller, no silence suppression.
-    config.medConfig.clockRate = config.medConfig.sndClockRate = CLOCK_RATE_HZ
+    config.medConfig.clockRate = config.medConfig.sndClockRate = _clock_rate(plan.codecs)
     config.medConfig.ecTailLen = 0
     config.medConfig.noVad = True
     endpoint.libInit(config)
@@ -65,7 +66,12 @@ def _start(endpoint: pj.Endpoint, account: pj.Account, plan: CallPlan) -> None:
     identity = pj.AccountConfig()
     identity.idUri = f"sip:phone@{plan.local_host}"
     identity.mediaConfig.transportConfig = _transport(plan.local_host)
+    identity.mediaConfig.rtcpMuxEnabled = plan.media.rtcp_mux
     account.create(identity)
+
+
+def _clock_rate(codecs: Sequence[str]) -> int:
+    return WIDEBAND_HZ if any(name.upper() == "G722" for name in codecs) else CLOCK_RATE_HZ
 
 
 def _transport(host: str) -> pj.TransportConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mediaserver.phone.local_server import LocalServer
+from mediaserver.phone.local_server import HOST, LocalServer
 
 StartServer = Callable[..., LocalServer]
 
@@ -56,3 +57,10 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 5.0) -
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
         time.sleep(0.02)
+
+
+def free_tcp_port() -> int:
+    """A TCP port of the loopback interface that nobody has at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

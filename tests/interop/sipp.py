@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,6 +88,15 @@ class SippRun:
             for message in self.messages
         ]
         return "\n".join(lines)
+
+
+def can_play_captures() -> bool:
+    """Whether this process may open the raw socket through which SIPp plays a capture."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP).close()
+    except PermissionError:
+        return False
+    return True
 
 
 def run_sipp(

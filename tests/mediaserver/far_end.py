@@ -38,10 +38,14 @@ def tone(frame: int, amplitude: int = 8000, hz: int = 440) -> bytes:
 
 @dataclass(frozen=True)
 class Packet:
-    """One packet of the plan: its sequence number and timestamp follow from `frame`."""
+    """One packet of the plan: its sequence number and timestamp follow from `frame`.
+
+    With an `event_frame` it is a telephone-event that began in that frame.
+    """
 
     frame: int
     payload: bytes
+    event_frame: int | None = None
 
 
 @dataclass
@@ -126,11 +130,17 @@ class FarEnd:
     def _talk(self, invite: str, phone: tuple[str, int]) -> None:
         port_match = re.search(r"m=audio (\d+)", invite)
         assert port_match
+        event_match = re.search(r"a=rtpmap:(\d+) telephone-event/8000", invite)
+        event_type = int(event_match[1]) if event_match else 101
         start = time.monotonic()
         for place, packet in enumerate(self.packets):
             if self._stopping.wait(max(0.0, start + place * PTIME_S - time.monotonic())):
                 return
-            rtp = struct.pack("!BBHII", 0x80, self.payload_type, 1000 + packet.frame, SAMPLES * packet.frame, 0x1234)
+            kind, began = self.payload_type, packet.frame
+            if packet.event_frame is not None:
+                # As the phone's offer numbers them (RFC 3264 section 5.1).
+                kind, began = event_type, packet.event_frame
+            rtp = struct.pack("!BBHII", 0x80, kind, 1000 + packet.frame, SAMPLES * began, 0x1234)
             self._rtp.sendto(rtp + packet.payload, ("127.0.0.1", int(port_match[1])))
         if self.hangs_up:
             self._sip.sendto(_bye(invite, self.port), phone)

@@ -19,16 +19,22 @@ from mediaserver.phone import (
     Action,
     CallReport,
     Dtmf,
+    FarReport,
     HangUp,
     Hold,
+    MediaOptions,
     PhoneError,
+    Play,
+    PressedDigit,
     Resume,
     SendInfo,
     StreamCounts,
     place_call,
 )
 from mediaserver.phone.local_server import LocalServer, ServerStartError, free_udp_port, options
-from mediaserver.phone.recording import measure, read_wav
+from mediaserver.phone.media import shape_sdp
+from mediaserver.phone.recording import Samples, measure, read_wav
+from mediaserver.rtp.codec import PCMU
 from tests.mediaserver.far_end import SILENCE, FarEnd, Packet, header, tone
 
 no_wheel = pytest.mark.skipif(sys.version_info >= (3, 13), reason="pjsua2-python has no wheel for 3.13")
@@ -37,6 +43,21 @@ no_wheel = pytest.mark.skipif(sys.version_info >= (3, 13), reason="pjsua2-python
 def talk(frames: int, silent: int = 0) -> list[Packet]:
     """`frames` frames, the first `silent` of them silence, the others a tone."""
     return [Packet(i, SILENCE if i < silent else tone(i)) for i in range(frames)]
+
+
+def digit(event: int, frame: int) -> list[Packet]:
+    """A telephone-event of five packets and two more copies of the end (RFC 4733 section 2.5.1)."""
+    durations = [160, 320, 480, 640, 800, 800, 800]
+    return [
+        Packet(frame + i, struct.pack("!BBH", event, 10 | (0x80 if i >= 4 else 0), duration), event_frame=frame)
+        for i, duration in enumerate(durations)
+    ]
+
+
+def received(far_end: FarEnd) -> Samples:
+    """What the phone sent, as PCM."""
+    payloads = b"".join(packet[12:] for packet in far_end.rtp_received if packet[1] & 0x7F == 0)
+    return np.frombuffer(PCMU.decode(payloads), "<i2").astype(np.int16)
 
 
 # The recording's measures
@@ -165,6 +186,50 @@ def test_lines_tell_the_figures() -> None:
     text = "\n".join(report(received=StreamCounts(packets=100, lost=3, jitter_max_ms=4.5)).lines())
     for part in ("12.0 ms", "80 ms", "PCMU", "100 packets", "3 lost", "4.50 ms", "server"):
         assert part in text
+
+
+def test_lines_tell_of_the_far_end_only_what_is_known() -> None:
+    assert "round trip" not in "\n".join(report().lines())
+    known = report(far=FarReport(2, lost=7, round_trip_ms=12.34), digits=(PressedDigit(1.0, "9", "rfc4733"),))
+    text = "\n".join(known.lines())
+    assert "round trip: 12.3 ms" in text
+    assert "missed 7" in text
+    assert "digits received: 1" in text
+    assert "9" not in text.partition("digits received")[2]  # it may be of a PIN
+
+
+def test_far_reports_of_two_streams_add_up() -> None:
+    both = FarReport(2, 3, 1.5, 10.0) + FarReport(1, 4, 2.5, 20.0)
+    assert both == FarReport(3, 7, 2.5, 20.0)
+    # A stream too short for a report tells nothing.
+    assert FarReport(2, 3, 1.5, 10.0) + FarReport() == FarReport(2, 3, 1.5, 10.0)
+
+
+OFFER = (
+    "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101 96\r\n"
+    "a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16\r\n"
+    "a=rtpmap:96 telephone-event/16000\r\na=fmtp:96 0-16\r\na=ptime:20\r\na=sendrecv\r\n"
+)
+
+
+def test_sdp_is_left_as_it_is() -> None:
+    assert shape_sdp(OFFER, MediaOptions()) == OFFER
+
+
+def test_sdp_without_telephone_events() -> None:
+    shaped = shape_sdp(OFFER, MediaOptions(telephone_events=False))
+    assert "m=audio 4000 RTP/AVP 0 8\r\n" in shaped
+    assert "telephone-event" not in shaped
+    assert "fmtp" not in shaped
+    assert "a=rtpmap:0 PCMU/8000\r\n" in shaped
+    assert shaped.endswith("a=sendrecv\r\n")
+
+
+@given(st.sampled_from([10, 20, 30, 40, 60]))
+def test_sdp_with_a_packet_time(ptime: int) -> None:
+    lines = shape_sdp(OFFER, MediaOptions(ptime_ms=ptime)).splitlines()
+    assert [line for line in lines if line.startswith("a=ptime")] == [f"a=ptime:{ptime}"]
+    assert set(OFFER.splitlines()) - {"a=ptime:20"} < set(lines)
 
 
 def test_lines_of_a_refused_call_tell_why() -> None:
@@ -348,6 +413,74 @@ def test_digits_are_sent_as_telephone_events() -> None:
     event, flags, _duration = struct.unpack("!BBH", events[-1][12:16])
     assert event == 5
     assert flags & 0x80, "no end bit"
+
+
+@no_wheel
+def test_digits_are_sent_by_info() -> None:
+    with FarEnd(talk(60)) as far_end:
+        heard = place_call(far_end.uri, actions=[Dtmf(at=0.2, digits="5#", method="info")])
+    five, pound = far_end.sent("INFO")
+    for info, digit in ((five, "5"), (pound, "#")):
+        assert header(info, "Content-Type") == "application/dtmf-relay"
+        assert f"Signal={digit}" in info.replace(" ", "")
+    assert [reply.status for reply in heard.replies if reply.method == "INFO"] == [200, 200]
+    assert {packet[1] & 0x7F for packet in far_end.rtp_received} == {0}
+
+
+@no_wheel
+def test_telephone_events_that_come_are_reported() -> None:
+    with FarEnd([*talk(20), *digit(7, frame=20), *(Packet(i, SILENCE) for i in range(30, 50))]) as far_end:
+        heard = place_call(far_end.uri)
+    (pressed,) = heard.digits
+    assert (pressed.digit, pressed.method) == ("7", "rfc4733")
+    assert pressed.at == pytest.approx(0.4, abs=0.2)
+
+
+@no_wheel
+def test_a_recording_is_played_to_the_far_end(tmp_path: Path) -> None:
+    wav = tmp_path / "said.wav"
+    said = (6000 * np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)).astype("<i2")
+    with wave.open(str(wav), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(said.tobytes())
+    with FarEnd(talk(80, silent=80)) as far_end:
+        heard = place_call(far_end.uri, actions=[Play(at=0.3, path=wav)])
+    (at,) = heard.playing_at
+    assert at == pytest.approx(0.3, abs=0.1)
+    loudness = measure(received(far_end), 8000)
+    assert loudness.audible_s == pytest.approx(0.5, abs=0.03)
+    assert loudness.first_audible_s == pytest.approx(at, abs=0.15)
+    assert loudness.peak_dbfs == pytest.approx(20 * math.log10(6000 / 32768), abs=0.5)
+
+
+@no_wheel
+def test_a_recording_that_is_absent(tmp_path: Path) -> None:
+    with FarEnd(talk(40)) as far_end, pytest.raises(PhoneError, match="Play"):
+        place_call(far_end.uri, actions=[Play(at=0.1, path=tmp_path / "absent.wav")])
+
+
+@no_wheel
+def test_the_phone_returns_what_it_hears() -> None:
+    with FarEnd(talk(60, silent=20)) as far_end:
+        place_call(far_end.uri, media=MediaOptions(echo_db=-12))
+    loudness = measure(received(far_end), 8000)
+    assert loudness.audible_s > 0.4
+    assert loudness.first_audible_s is not None
+    assert 0.4 <= loudness.first_audible_s < 0.8
+    assert loudness.peak_dbfs == pytest.approx(20 * math.log10(8000 / 32768) - 12, abs=1)
+
+
+@no_wheel
+def test_the_media_are_offered_as_chosen() -> None:
+    chosen = MediaOptions(ptime_ms=30, telephone_events=False, rtcp_mux=True)
+    with FarEnd(talk(10)) as far_end:
+        place_call(far_end.uri, media=chosen)
+    (invite,) = far_end.sent("INVITE")
+    assert "a=ptime:30" in invite
+    assert "a=rtcp-mux" in invite
+    assert "telephone-event" not in invite
 
 
 @no_wheel
