@@ -92,7 +92,7 @@ class ReceiveStream:
                 counters.packets += 1
                 counters.octets += len(data) - RTP_HEADER_LENGTH
                 self.stats.update(ssrc, sequence, timestamp, arrival)
-                if self.inbound.listening:
+                if self.inbound.listening and ssrc == self.stats.ssrc:
                     self.inbound.put(sequence, timestamp, data[RTP_HEADER_LENGTH:], arrival)
                 return
         self._take_other(data, source, arrival)
@@ -142,6 +142,8 @@ class ReceiveStream:
         is_event = fields.payload_type == form.event_type
         self.noise_last = fields.payload_type == form.noise_type
         self.stats.update(fields.ssrc, fields.sequence, fields.timestamp, arrival, timed=not is_event)
+        if fields.ssrc != self.stats.ssrc:
+            return  # a lone packet of another stream, or its first
         if is_event:
             counters.events += 1
             self.digit_down = True

@@ -68,6 +68,7 @@ class RtpSession:
         self._policy = settings.policy
         self._next_housekeeping_ms = 0
         self._collided_with: bytes | None = None
+        self._reports = 0  # valid ones that have come
         self._discards = 0  # of the jitter buffer, as told last
         # Taken once: a step of the wall clock would else look like a round trip.
         self._wall_offset = time.time() - time.monotonic()
@@ -159,13 +160,26 @@ class RtpSession:
 
     def _read_rtcp(self) -> None:
         """From the port of its own."""
-        for data, source, arrival in self._endpoint.read_rtcp():
-            if self.receiving.take_rtcp(data, source, arrival) and self._policy is not LatchPolicy.OFF:
-                self._rtcp_remote = unpack_source(source)
+        for _ in range(READS):
+            datagrams = self._endpoint.read_rtcp()
+            for data, source, arrival in datagrams:
+                before = self._reports
+                if self.receiving.take_rtcp(data, source, arrival) and self._reports > before:
+                    self._follow_reports(source)
+            if len(datagrams) < SLOTS:
+                return
+
+    def _follow_reports(self, source: bytes) -> None:
+        """A valid report has come from there: ours go there too, under the policy that RTP follows."""
+        if self._policy is LatchPolicy.HOST or (self._policy is LatchPolicy.ANY and self.receiving.latch.source):
+            self._rtcp_remote = unpack_source(source)
 
     def _take_rtcp(self, data: bytes, arrival: float) -> None:
-        if self.rtcp is not None:
-            self.rtcp.receive(data, arrival, arrival + self._wall_offset)
+        rtcp = self.rtcp
+        if rtcp is not None:
+            malformed = rtcp.malformed
+            rtcp.receive(data, arrival, arrival + self._wall_offset)
+            self._reports += rtcp.malformed == malformed
 
     def _report(self, due_ms: int) -> None:
         rtcp, sending = self.rtcp, self.sending
@@ -174,7 +188,7 @@ class RtpSession:
         self._tell_buffer(rtcp)
         now, counters = time.monotonic(), sending.counters
         wall, timestamp = now + self._wall_offset, sending.timestamp(now * 1000)
-        self._send_rtcp(rtcp.report(now, wall, timestamp, counters.packets, counters.octets, not sending.paused))
+        self._send_rtcp(rtcp.report(now, wall, timestamp, counters.packets, counters.octets, sending=False))
 
     def _tell_buffer(self, rtcp: RtcpSession) -> None:
         """What reports say of the jitter buffer; there is one while somebody listens."""

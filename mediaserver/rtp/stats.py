@@ -49,6 +49,7 @@ class ReceiverStats:
         self._seen = 0  # bit n: whether `highest - n` has come,
         self._in_order = 0  # not counting so many that have come one after the other since
         self._transit: float | None = None
+        self._candidate: tuple[int, int] | None = None  # SSRC and number of the packet that would prove another stream
         self._expected_prior = 0
         self._received_prior = 0
 
@@ -78,6 +79,8 @@ class ReceiverStats:
             return True
         self._note_in_order()
         if ssrc != self.ssrc:
+            if self._is_stray(ssrc, sequence):
+                return False
             self._start_stream(ssrc, sequence)
         valid = self._update_sequence(sequence)
         if valid:
@@ -118,12 +121,20 @@ class ReceiverStats:
             return 0
         return min(255, ((expected - received) << 8) // expected)
 
+    def _is_stray(self, ssrc: int, sequence: int) -> bool:
+        """Whether a packet of another SSRC may be a lone one: a stream that is valid gives way to two in sequence."""
+        if self.ssrc is None or self._probation or self._candidate == (ssrc, sequence):
+            return False
+        self._candidate = (ssrc, (sequence + 1) % _RTP_SEQ_MOD)
+        return True
+
     def _start_stream(self, ssrc: int, sequence: int) -> None:
         self.ssrc = ssrc
         self.streams += 1
         self._start_sequence(sequence)
         self.highest = (sequence - 1) % _RTP_SEQ_MOD
-        self._probation = _MIN_SEQUENTIAL
+        self._probation = _MIN_SEQUENTIAL - (self._candidate == (ssrc, sequence))
+        self._candidate = None
         self._following = _NO_SEQUENCE
         if self.on_stream is not None:
             self.on_stream()

@@ -238,7 +238,9 @@ class TestStreams:
         assert self.streams((1, [0, 1, 2])) == [0]
 
     def test_another_source(self) -> None:
-        assert self.streams((1, [0, 1, 2]), (2, [7, 8]), (1, [3])) == [0, 3, 5]
+        assert self.streams((1, [0, 1, 2]), (2, [7, 8]), (1, [3])) == [0, 4], (
+            "at the second packet of each, but the first"
+        )
 
     def test_a_sender_that_restarts(self) -> None:
         assert self.streams((1, [0, 1, 2, 30000, 30001, 30002])) == [0, 4]
@@ -267,6 +269,7 @@ class Model:
         self.told: list[object] = []
         self.streams = 0
         self.valid = False
+        self.candidate: tuple[int, int] | None = None
         self.last = self.base = self.top = self.bad = -1
         self.received = self.duplicates = self.reordered = 0
         self.came: set[int] = set()
@@ -275,7 +278,12 @@ class Model:
 
     def update(self, ssrc: int, sequence: int, timestamp: int, now: float, *, timed: bool) -> bool:
         if ssrc != self.ssrc:
-            self.ssrc, self.valid, self.last = ssrc, False, -1
+            proven = self.candidate == (ssrc, sequence)
+            if self.valid and not proven:
+                self.candidate = (ssrc, (sequence + 1) % 65536)
+                return False
+            self.ssrc, self.valid, self.last = ssrc, False, (sequence - 1) % 65536 if proven else -1
+            self.candidate = None
             self.streams += 1
             self.received = self.duplicates = self.reordered = 0
             self.jitter, self.transit = 0.0, None
@@ -395,3 +403,22 @@ def test_the_losses_told_are_the_packets_lost(start: int, lost: set[int]) -> Non
     wrapped = 65536 if start == 65535 else 0
     assert told == sorted(start + n - wrapped for n in lost)
     assert stats.lost == len(lost)
+
+
+def test_one_packet_of_another_stream_is_a_stray() -> None:
+    """Or an attacker's guess: what is known of the stream that goes on stays."""
+    stats, began = ReceiverStats(), []
+    stats.on_stream = lambda: began.append(stats.ssrc)
+    feed(stats, [0, 1, 2])
+    assert feed(stats, [900], ssrc=99) == [False]
+    assert feed(stats, [3, 4]) == [True, True]
+    assert (stats.ssrc, stats.received, stats.lost, began) == (SSRC, 4, 0, [SSRC])
+
+
+def test_two_streams_in_turns_leave_the_first_alone() -> None:
+    stats = ReceiverStats()
+    feed(stats, [0, 1, 2])
+    for n in range(3, 60):
+        assert feed(stats, [n]) == [True]
+        assert feed(stats, [5000 + 2 * n], ssrc=99) == [False]
+    assert (stats.streams, stats.lost) == (1, 0)
