@@ -221,6 +221,7 @@ class CallMedia:
     def set_barge_in(self, policy: BargeInPolicy) -> None:
         """What interrupts the speech from now on; where that is not speech, nothing listens."""
         self._barge_in.policy = policy
+        self.rtp.prompt = policy == "digit"
         if self._barge_in.wants_audio and self._stop_hearing is None:
             self._stop_hearing = self.inbound.listen(self._barge_in.heard)
             self.rtp.sending.on_frame = self._sent

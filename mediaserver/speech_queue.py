@@ -27,7 +27,7 @@ SAMPLE_RATE = 8000
 "G.711's, Hz."
 BUFFER_AHEAD_S = 5.0
 "Audio is put into the playout buffer while less than this is in it: enough to outlast a busy moment."
-PIECE_S = 1.0
+PIECE_S = 2.0
 "A chunk, which may be a long sentence, goes into the buffer in pieces of this length."
 MAX_UTTERANCES = 100
 "Not yet played to their end, in one call; short texts too take up room."

@@ -20,6 +20,9 @@ from mediaserver.rtp.stats import ReceiverStats
 
 READS = 8
 "Calls of the reader in one tick: with its 32 slots, 256 datagrams, as many as come in 20 ms at 12,800 a second."
+LAZY_READ_MS = 60
+"""How often the socket is read while nobody listens to the audio: three packets by one call. Their arrival is stamped by
+the kernel, and the socket has room for seconds of a call. In a flood, and before the first packet, at every tick."""
 HOUSEKEEPING_MS = 500
 "How often what is not urgent is looked at: reports, digits without an end, the RTCP port, the leg's health."
 
@@ -58,6 +61,8 @@ class RtpSession:
         self.rtcp: RtcpSession | None = None
         self._rtcp_muxed = False
         self._rtcp_remote: Address | None = None
+        self.prompt = False
+        "Whether what comes is wanted at once though nobody listens: a digit is to interrupt."
         self.on_housekeeping: Callable[[float], None] | None = None
         "Called a few times a second with the time, if set."
         self.now_ms = 0
@@ -67,6 +72,7 @@ class RtpSession:
         self._endpoint = endpoint
         self._policy = settings.policy
         self._next_housekeeping_ms = 0
+        self._next_read_ms = 0
         self._collided_with: bytes | None = None
         self._reports = 0  # valid ones that have come
         self._discards = 0  # of the jitter buffer, as told last
@@ -117,11 +123,14 @@ class RtpSession:
         """Do what is due at that time, in whole milliseconds of the monotonic clock: receive, then send."""
         self.now_ms = due_ms
         receiving = self.receiving
-        datagrams = self._endpoint.read()  # nearly always one
-        for data, source, arrival in datagrams:
-            receiving.take(data, source, arrival)
-        if len(datagrams) == SLOTS:
-            self._read_on()
+        if due_ms >= self._next_read_ms:
+            datagrams = self._endpoint.read()
+            for data, source, arrival in datagrams:
+                receiving.take(data, source, arrival)
+            if len(datagrams) == SLOTS:
+                self._read_on()
+            elif not (self.inbound.listening or self.prompt or receiving.digit_down) and receiving.latch.source_key:
+                self._next_read_ms = due_ms + LAZY_READ_MS
         if self.inbound.listening:
             self.inbound.pull(due_ms)
         if receiving.digit_down:

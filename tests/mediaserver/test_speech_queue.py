@@ -279,14 +279,14 @@ async def test_a_long_chunk_is_heard_whole_and_its_memory_shared(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cached prompt is one chunk, which goes to many calls: pieces of it are views, not copies."""
-    monkeypatch.setattr("tests.mediaserver.fake_engine.SAMPLES_PER_WORD", 20_000)
+    monkeypatch.setattr("tests.mediaserver.fake_engine.SAMPLES_PER_WORD", 40_000)
     writes = []
     write = fixture.playout.write
     monkeypatch.setattr(fixture.playout, "write", lambda pcm: (writes.append(pcm), write(pcm)))
     fixture.queue.say("one", None)
     heard = await fixture.listen_to_the_end()
     assert heard == pcm_of("one")
-    assert [len(piece) for piece in writes] == [16_000, 16_000, 8000]
+    assert [len(piece) for piece in writes] == [32_000, 32_000, 16_000]
     assert len({id(piece.obj) for piece in writes}) == 1
 
 

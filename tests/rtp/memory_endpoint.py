@@ -105,7 +105,7 @@ def make_session(
     rtcp: bool = True,
     inbound: InboundAudio | None = None,
 ) -> RtpSession:
-    """A leg of that wire, with a peer of PCMU, telephone-event as 101 and comfort noise."""
+    """A leg of that wire, which reads at each tick, with a peer of PCMU, telephone-event as 101 and comfort noise."""
     session = RtpSession(
         wire,
         PlayoutBuffer(max_seconds=10),
@@ -115,4 +115,5 @@ def make_session(
         inbound,
     )
     session.set_remote(remote)
+    session.prompt = True
     return session

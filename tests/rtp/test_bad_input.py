@@ -49,6 +49,7 @@ class Leg:
         )
         self.session.set_remote(self.peer.getsockname())
         self.session.set_rtcp(None, muxed=muxed, xr=False)
+        self.session.prompt = True
         self.due = 1_000_000
 
     def tick(self, count: int = 1) -> None:

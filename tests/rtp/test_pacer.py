@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediaserver.rtp.pacer import CATCH_UP, LATENESS_BOUNDS, Pacer
+from mediaserver.rtp.pacer import CATCH_UP, FILL, LATENESS_BOUNDS, Pacer
 
 ORIGIN = 1000.0
 
@@ -61,15 +61,46 @@ def test_each_leg_is_due_at_its_own_interval(intervals: list[int], start: float)
     assert pacer.metrics.skipped_intervals == 0
 
 
-def test_legs_are_spread_evenly() -> None:
+def phases_of(count: int, interval_ms: int = 20) -> Counter[int]:
+    """How many of so many legs are on each phase."""
     pacer = Pacer(ORIGIN)
-    legs = [Leg() for _ in range(50)]
+    legs = [Leg(interval_ms) for _ in range(count)]
     for leg in legs:
         pacer.add(leg, ORIGIN)
-    run(pacer, ORIGIN + 0.1)
-    phases = Counter(leg.due[0] % 20 for leg in legs)
-    assert len(phases) == 20
-    assert set(phases.values()) == {2, 3}
+    run(pacer, ORIGIN + 0.2)
+    return Counter(leg.due[0] % interval_ms for leg in legs)
+
+
+def test_few_legs_share_few_wakeups() -> None:
+    assert phases_of(50) == {0: 12, 5: 13, 10: 13, 15: 12}
+    assert set(phases_of(50, 30)) == {0, 5, 10, 15, 20, 25}
+
+
+def test_more_legs_are_given_more_ticks_between() -> None:
+    phases = phases_of(4 * FILL + 8)
+    assert {phase: phases[phase] for phase in (0, 5, 10, 15)} == dict.fromkeys((0, 5, 10, 15), FILL)
+    assert {phase: phases[phase] for phase in (2, 7, 12, 17)} == dict.fromkeys((2, 7, 12, 17), 2)
+
+
+@pytest.mark.parametrize("count", [20 * FILL, 30 * FILL])
+def test_many_legs_are_spread_evenly(count: int) -> None:
+    assert phases_of(count) == dict.fromkeys(range(20), count // 20)
+
+
+@given(st.lists(st.booleans(), max_size=300), st.integers(10, 60))
+def test_no_phase_is_overfull_while_another_has_room(coming: list[bool], interval: int) -> None:
+    """Legs come and go."""
+    pacer, legs, now = Pacer(ORIGIN), list[Leg](), ORIGIN
+    for comes in coming * 4:
+        if comes or not legs:
+            legs.append(Leg(interval))
+            pacer.add(legs[-1], now)
+        else:
+            pacer.remove(legs.pop(0))
+        now += 0.001
+    wheel = pacer._wheels.get(interval, [])
+    if len(legs) <= interval * FILL:
+        assert all(len(slot) <= FILL for slot in wheel)
 
 
 def test_a_gap_left_by_a_leg_is_filled_first() -> None:
@@ -91,7 +122,7 @@ def test_late_packets_are_made_up_for_at_once() -> None:
     first = pacer.add(leg, ORIGIN)
     pacer.advance(first)
     pacer.advance(first + 0.0595)
-    assert leg.due == [1, 21, 41]
+    assert leg.due == [5, 25, 45]
     assert pacer.metrics.skipped_intervals == 0
 
 
@@ -101,7 +132,7 @@ def test_what_is_due_for_longer_is_skipped_and_counted() -> None:
     first = pacer.add(leg, ORIGIN)
     pacer.advance(first)
     deadline, _ = pacer.advance(first + 0.2)
-    assert leg.due == [1, 161, 181, 201], "no more than CATCH_UP at once"
+    assert leg.due == [5, 165, 185, 205], "no more than CATCH_UP at once"
     assert pacer.metrics.skipped_intervals == 7
     assert deadline == pytest.approx(first + 0.22)
 
@@ -111,9 +142,9 @@ def test_a_leg_that_came_after_an_idle_time_has_missed_nothing() -> None:
     pacer.advance(ORIGIN)
     leg = Leg()
     first = pacer.add(leg, ORIGIN + 3600)
-    assert first == pytest.approx(ORIGIN + 3600.001)
+    assert first == pytest.approx(ORIGIN + 3600.005)
     pacer.advance(first)
-    assert leg.due == [3_600_001]
+    assert leg.due == [3_600_005]
     assert pacer.metrics.skipped_intervals == 0
 
 
@@ -123,7 +154,7 @@ def test_a_leg_added_while_the_pacer_is_late_starts_in_the_future() -> None:
     pacer.add(early, ORIGIN)
     pacer.add(late, ORIGIN + 0.050)
     pacer.advance(ORIGIN + 0.080)
-    assert early.due == [21, 41, 61]
+    assert early.due == [25, 45, 65]
     assert late.due[0] > 50
 
 
@@ -186,7 +217,7 @@ def test_a_leg_can_come_back_with_another_interval() -> None:
     leg.interval_ms = 30
     pacer.add(leg, ORIGIN + 0.05)
     run(pacer, ORIGIN + 0.2)
-    assert leg.due[:3] == [1, 21, 41]
+    assert leg.due[:3] == [5, 25, 45]
     assert set(steps(leg.due[3:])) == {30}
 
 

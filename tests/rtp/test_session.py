@@ -10,7 +10,7 @@ from mediaserver.rtp.codec import PCMA, PCMU
 from mediaserver.rtp.dtmf_event import DtmfEvent, EventPayload
 from mediaserver.rtp.inbound import InboundAudio
 from mediaserver.rtp.latch import LatchPolicy
-from mediaserver.rtp.packet import pack_header
+from mediaserver.rtp.packet import FIRST_OCTET, pack_header
 from mediaserver.rtp.reader import SLOT_BYTES, SLOTS, pack_source
 from mediaserver.rtp.rtcp import (
     ReceiverReport,
@@ -60,6 +60,58 @@ class TestTick:
         assert session.receiving.counters.packets == 10
         assert wire.reads == 10, "one system call a tick"
         assert session.now_ms == 180
+
+    def test_while_nobody_listens_several_packets_are_read_at_once(
+        self, session: RtpSession, wire: MemoryEndpoint
+    ) -> None:
+        session.prompt = False
+        for n in range(31):
+            wire.put(incoming(n), arrival=n * 0.02)
+            session.tick(n * 20)
+        assert session.receiving.counters.packets == 31
+        assert wire.reads == 11, "every 60 ms"
+        assert session.stats.jitter == pytest.approx(0, abs=1e-6), "arrival is the kernel's"
+        assert len(wire.packets) == 31, "what is sent does not wait"
+
+    def test_who_begins_to_listen_is_served_within_a_packet_time(
+        self, session: RtpSession, wire: MemoryEndpoint
+    ) -> None:
+        session.prompt = False
+        for n in range(10):
+            wire.put(incoming(n))
+            session.tick(n * 20)
+        reads = wire.reads
+        session.inbound.listen(lambda _pcm, _at: None)
+        for n in range(10, 14):
+            wire.put(incoming(n))
+            session.tick(n * 20)
+        assert wire.reads - reads >= 2
+        session.prompt = True
+
+    def test_before_the_first_packet_and_in_a_flood_every_tick_reads(
+        self, session: RtpSession, wire: MemoryEndpoint
+    ) -> None:
+        session.prompt = False
+        for n in range(5):
+            session.tick(n * 20)
+        assert wire.reads == 5
+        for n in range(5, 8):
+            for number in range(SLOTS + 1):
+                wire.put(incoming(n * 40 + number))
+            session.tick(n * 20)
+        assert wire.reads == 5 + 3 * 2
+
+    def test_a_digit_under_way_is_read_at_once(self, session: RtpSession, wire: MemoryEndpoint) -> None:
+        session.prompt = False
+        for n in range(3):
+            wire.put(incoming(n))
+            session.tick(n * 20)
+        wire.put(pack_header(FIRST_OCTET, 101, 3, 480, 77) + bytes((5, 10, 0, 160)))
+        session.tick(60)
+        reads = wire.reads
+        for n in range(4, 9):
+            session.tick(n * 20)
+        assert wire.reads == reads + 5
 
     def test_a_flood_is_read_until_it_ends(self, wire: MemoryEndpoint, session: RtpSession) -> None:
         for n in range(100):
