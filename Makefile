@@ -58,8 +58,8 @@ unit: $(STAMPS)/test
 
 # The first half computes, on two cores at once; the second half is about time, and has the machine to itself.
 test: lint
-	$(VENV)/bin/pytest -n 2 --dist worksteal tests/tts_engine tests/parity
-	$(VENV)/bin/pytest --ignore tests/tts_engine --ignore tests/parity
+	$(VENV)/bin/pytest -n 2 --dist worksteal -m "not realtime" --ignore tests/interop
+	$(VENV)/bin/pytest -m realtime --ignore tests/tts_engine --ignore tests/parity --ignore tests/sip
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo.wav

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -60,7 +61,8 @@ class CallDigits:
         self._waiting: deque[str] = deque()
         self._sending = False
         self._timers: list[asyncio.TimerHandle] = []
-        self._unanswered = 0  # INFOs
+        self._unanswered = 0  # INFOs of the batch that is being sent
+        self._batch = 0
 
     # What the caller presses:
 
@@ -111,7 +113,9 @@ class CallDigits:
             self.sent()
 
     def sent(self) -> None:
-        """All that was being sent is."""
+        """All that was being sent is, or what was cleared has left nothing."""
+        if not self._sending or self._media.sending_digits:
+            return
         self._sending = False
         if self._waiting:
             self.send_waiting()
@@ -140,23 +144,26 @@ class CallDigits:
 
     def _send_infos(self, digits: str) -> None:
         plan = plan_dtmf_relay(digits, duration_ms=self._config.duration_ms)
+        self._batch += 1
         self._unanswered = len(plan)
         for info in plan:
-            self._timers.append(self._loop.call_later(info.after_ms / 1000, self._send_info, info.body))
+            self._timers.append(self._loop.call_later(info.after_ms / 1000, self._send_info, info.body, self._batch))
         if not plan:  # pauses only
             self._loop.call_soon(self.sent)
 
-    def _send_info(self, body: bytes) -> None:
+    def _send_info(self, body: bytes, batch: int) -> None:
+        answered = partial(self._answered, batch)
         try:
-            self._session.send_info(body, DTMF_RELAY_TYPE, self._answered)
+            self._session.send_info(body, DTMF_RELAY_TYPE, answered)
         except InfoQueueFullError:  # the peer is slow to answer
-            self._answered(CANNOT_WAIT)
+            answered(CANNOT_WAIT)
 
-    def _answered(self, code: int) -> None:
+    def _answered(self, batch: int, code: int) -> None:
+        """Of a batch that was cleared meanwhile, answers are still counted, and mean nothing more."""
         if code >= 300:
             self.counters.failed += 1
             self._log.warning("digit_refused", code=code)
-        if self._unanswered:
+        if batch == self._batch and self._unanswered:
             self._unanswered -= 1
             if not self._unanswered:
                 self._timers.clear()

@@ -217,6 +217,7 @@ class CallLeg:
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
         if event is not None:
+            self.media.told_by_info(event.digit)
             self.digits.heard(event)
         return Reply(200)
 
@@ -302,7 +303,7 @@ class CallLeg:
     def _pressed(self, digit: str) -> None:
         """A digit told by INFO interrupts too; one in the audio has done so already."""
         self.log.debug("digit", digit=digit)
-        if self.media.barge_in_policy in ("digit", "either") and self.playout.playing:
+        if self.media.barge_in_policy in ("digit", "either") and self.media.speaking:
             self._cut("digit", 0)
 
     def _cut(self, cause: Literal["speech", "digit"], after_ms: int) -> None:
@@ -349,9 +350,13 @@ class CallLeg:
         if self._ended:
             return
         self.end_reason = reason
-        self._release()
-        self._log_summary(reason)
-        self._services.on_ended(self)
+        try:
+            self._release()
+            self._log_summary(reason)
+        except Exception:  # the node must not go on counting a call that is over
+            self.log.exception("call_end_failed")
+        finally:
+            self._services.on_ended(self)
 
     def _release(self) -> None:
         self._ended = True

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import structlog
 
 from mediaserver.config import BargeInConfig, BargeInPolicy, DtmfConfig, RtpConfig
-from mediaserver.negotiation import MediaFormat, Negotiator, NotAcceptableError
+from mediaserver.negotiation import EVENT, MediaFormat, Negotiator, NotAcceptableError
 from mediaserver.refusal import RefusedError
 from mediaserver.rtcp_attributes import RtcpPolicy
 from mediaserver.rtp.barge_in import BargeIn, BargeInSettings, Interruption
 from mediaserver.rtp.call_quality import CallQuality
-from mediaserver.rtp.codec import BYTES_PER_SAMPLE, Codec, audioop
+from mediaserver.rtp.codec import BYTES_PER_SAMPLE, CODECS, Codec, audioop
 from mediaserver.rtp.dtmf import DtmfEvent
+from mediaserver.rtp.dtmf_gate import WINDOW_S
 from mediaserver.rtp.dtmf_tones import ToneDetector, digits_pcm
 from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.health import HealthLimits, LegHealth, MediaFailure
@@ -100,12 +101,13 @@ class CallMedia:
         self._failed = False
         self._seen_report = 0.0
         self._downsampled: Any = None  # audioop's state
+        self._told = ("", 0.0)  # the digit told last by INFO, and when
         self._stop_hearing: Callable[[], None] | None = None
         self._stop_detecting: Callable[[], None] | None = None
         self._barge_in = BargeIn(
             _barge_in_settings(services.barge_in),
             self._report,
-            playing=lambda: self.playout.playing and not self._returned(),
+            playing=lambda: self.speaking,
             halt=self._halt,
         )
         self.set_barge_in(services.barge_in.policy)
@@ -177,8 +179,10 @@ class CallMedia:
     def close(self) -> None:
         """The call is over: say so by RTCP, free the ports."""
         self.unpace()
-        self.rtp.close()
-        self._endpoint.close()
+        try:
+            self.rtp.close()
+        finally:
+            self._endpoint.close()
         self._report = _unheard
         self._barge_in.close()
         self._detect_tones(False)
@@ -206,7 +210,8 @@ class CallMedia:
         rtp.sending.set_form(SendFormat(media.codec, media.payload_type, media.ptime_ms, event_type))
         rtp.sending.paused = not media.sending
         noise_type = media.comfort_noise_payload_type
-        rtp.receiving.set_form(ReceiveFormat(media.codec, media.payload_type, event_type, noise_type))
+        also = {number: _kind(name) for name, number in media.offered.items()}
+        rtp.receiving.set_form(ReceiveFormat(media.codec, media.payload_type, event_type, noise_type, also))
         rtp.set_rtcp(media.rtcp_remote, muxed=media.rtcp_mux, xr=media.rtcp_xr)
         self._detect_tones(self._services.dtmf.detect_inband and event_type is None)
         if moved:
@@ -238,6 +243,22 @@ class CallMedia:
             self._stop_detecting()
             self._stop_detecting = None
 
+    @property
+    def speaking(self) -> bool:
+        """Whether the peer is hearing speech right now: not while it holds us, nor while a digit is sent instead.
+
+        For either thread. What comes back as our own is nobody's interruption.
+        """
+        sending = self.rtp.sending
+        return self.playout.playing and not sending.paused and not sending.dtmf.active and not self._returned()
+
+    def told_by_info(self, digit: str) -> None:
+        """The peer has told a digit by INFO; the same press may yet come in the audio."""
+        self._told = (digit, time.monotonic())
+
+    def _is_told(self, digit: str) -> bool:
+        return digit == self._told[0] and time.monotonic() - self._told[1] < WINDOW_S["info"]
+
     def _returned(self) -> bool:
         """On the media thread: whether the peer sends back our own packets (RFC 3550 section 8.2), which nobody says.
 
@@ -260,7 +281,7 @@ class CallMedia:
         """On the media thread: the next frame can be silent already."""
         if self._returned():
             return  # ours
-        if event.kind == "started":
+        if event.kind == "started" and not self._is_told(event.digit):  # else it has interrupted already
             self._barge_in.digit(self.rtp.now_ms)
         self._report(event)
 
@@ -306,9 +327,19 @@ class CallMedia:
             tail = bytes(self.playout_rate * TONE_TAIL_MS // 1000 * BYTES_PER_SAMPLE)
             self.rtp.sending.play_tones(tones + tail)
 
+    @property
+    def sending_digits(self) -> bool:
+        """Whether telephone-events or tones are being sent, or wait."""
+        return self.rtp.sending.sending_digits
+
     def clear_digits(self) -> None:
         """Forget the digits that wait."""
         self.rtp.sending.clear_digits()
+
+
+def _kind(name: str) -> Codec | Literal["event", "noise"]:
+    """What is sent by the payload type of an encoding name of ours."""
+    return CODECS.get(name, "event" if name == EVENT else "noise")
 
 
 def _unheard(_event: MediaEvent) -> None:

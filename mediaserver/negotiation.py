@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mediaserver.rtcp_attributes import RtcpAgreement, RtcpPolicy
 from mediaserver.rtp.codec import CODECS, Codec
@@ -14,8 +14,8 @@ from sip.transport import is_unspecified
 
 PTIMES_MS = (10, 20, 30, 40, 60)
 EVENTS = "0-15"  # RFC 4733 section 2.5.1.1: the DTMF digits
-_EVENT, _COMFORT_NOISE = "TELEPHONE-EVENT", "CN"
-_OTHER_PAYLOAD_TYPES = {_COMFORT_NOISE: 13, _EVENT: 101}
+EVENT, _COMFORT_NOISE = "TELEPHONE-EVENT", "CN"
+_OTHER_PAYLOAD_TYPES = {_COMFORT_NOISE: 13, EVENT: 101}
 "That we offer, beside the codecs' own; 13 is static (RFC 3551 section 6)."
 PLAIN_RTP = ("RTP/AVP", "RTP/AVPF")
 DO_RTCP = RtcpPolicy()
@@ -46,6 +46,9 @@ class MediaFormat:
     "CN, RFC 3389; None if the peer has none."
     rtcp: RtcpAgreement | None = None
     "None if we do no RTCP."
+    offered: Mapping[str, int] = field(default_factory=dict)
+    """If the offer was ours: its payload types by encoding name. The peer sends by those numbers, whatever its answer
+    calls them, and may use any of the codecs (RFC 3264 sections 5.1 and 7)."""
 
     @property
     def owed(self) -> bool:
@@ -58,7 +61,7 @@ class MediaFormat:
         numbers = {
             self.codec.name: self.payload_type,
             _COMFORT_NOISE: self.comfort_noise_payload_type,
-            _EVENT: self.event_payload_type,
+            EVENT: self.event_payload_type,
         }
         return {name: number for name, number in numbers.items() if number is not None}
 
@@ -164,7 +167,7 @@ class Negotiator:
         agreed = self._agree(description, description.media[self._audio_index])
         if agreed is None:
             raise NotAcceptableError("the answer takes nothing that was offered")
-        return agreed
+        return replace(agreed, offered=self._offered_payload_types())
 
     def _agree(self, description: SessionDescription, media: MediaDescription) -> MediaFormat | None:
         """What we would do with a stream; None if we cannot."""
@@ -184,7 +187,7 @@ class Negotiator:
             codec=ours[maps[payload_type]],
             payload_type=payload_type,
             ptime_ms=self._ptime(media),
-            event_payload_type=_first(maps, _EVENT),
+            event_payload_type=_first(maps, EVENT),
             remote=remote,
             # Section 8.4: the address 0.0.0.0 is the hold of RFC 2543.
             sending=direction in ("sendrecv", "recvonly") and not (host is not None and is_unspecified(host)),
@@ -240,7 +243,7 @@ def _first(maps: dict[int, str], *names: str) -> int | None:
 
 def _mapping(name: str, payload_type: int) -> list[Attribute]:
     """The rtpmap, and for telephone-event which events, of a payload type. All that we do runs at 8 kHz in RTP."""
-    if name == _EVENT:
+    if name == EVENT:
         return [("rtpmap", f"{payload_type} telephone-event/8000"), ("fmtp", f"{payload_type} {EVENTS}")]
     return [("rtpmap", f"{payload_type} {name}/8000")]
 

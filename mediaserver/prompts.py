@@ -40,7 +40,7 @@ def call_rates(config: Config) -> tuple[int, ...]:
 def with_prompts(engine: Engine, overflow: Engine | None, config: Config, kind: Kind) -> tuple[Engine, Engine | None]:
     """The engines for calls, the first of that kind, each behind its prompts; as given where none are to be kept.
 
-    The greeting is said in the background once an engine has started, for telephone calls.
+    The greeting is said in the background once an engine has started, at each rate that calls ask for.
     """
     memory = config.tts.prompts.memory_mb << 20
     if not memory:
@@ -52,6 +52,6 @@ def with_prompts(engine: Engine, overflow: Engine | None, config: Config, kind: 
 
 
 def _cached(engine: Engine, config: Config, kind: Kind, memory_bytes: int) -> Engine:
-    greeting = SpeechRequest(config.calls.greeting, None, TELEPHONE_RATE)
+    greetings = [SpeechRequest(config.calls.greeting, None, rate) for rate in call_rates(config)]
     identity = EngineIdentity(config.tts, kind)
-    return CachedEngine(engine, identity, memory_bytes, prompt_store(config.tts), [greeting])
+    return CachedEngine(engine, identity, memory_bytes, prompt_store(config.tts), greetings)

@@ -18,6 +18,37 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+REAL_TIME = (
+    "interop/",
+    "benchmarks/test_calls.py",
+    "benchmarks/test_generator.py",
+    "benchmarks/test_impairment.py",
+    "benchmarks/test_pacing_under_load.py",
+    "benchmarks/test_probe.py",
+    "benchmarks/test_speakers.py",
+    "mediaserver/test_call_media.py",
+    "mediaserver/test_calls.py",
+    "mediaserver/test_garbage.py",
+    "mediaserver/test_phone.py",
+    "mediaserver/test_server.py",
+    "mediaserver/test_server_engines.py",
+    "mediaserver/test_speech_queue.py",
+    "mediaserver/test_speech_wait.py",
+    "rtp/test_bad_input.py",
+    "rtp/test_pacer_thread.py",
+    "rtp/test_playout.py",
+    "rtp/test_ports.py",
+)
+"Tests that wait for packets, or take ports by number: they have the machine to themselves."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them, so that all others can be run on several cores at once."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(REAL_TIME):
+            item.add_marker(pytest.mark.realtime)
+
 
 @pytest.fixture(scope="session")
 def recogniser() -> Recogniser:

@@ -20,6 +20,8 @@ VOLUME = 10  # -10 dBm0
 MIN_TIMEOUT_S = 0.1
 INTERVALS_TO_TIMEOUT = 3
 MAX_INTERVAL_S = 0.2  # between updates of one event; what was longer was loss, and does not lengthen the timeout
+MAX_DIGITS_A_SECOND = 20
+MAX_BURST = 64
 LATE_S = 5.0
 LATE_UNITS = 2 * MAX_SEGMENT  # a late packet may be of the segment before, or of a long event's last one
 
@@ -195,6 +197,7 @@ class DtmfReceiver:
     __slots__ = (
         "_clock_rate",
         "_digit",
+        "_filled_at",
         "_first_at",
         "_interval",
         "_last_at",
@@ -202,6 +205,7 @@ class DtmfReceiver:
         "_open",
         "_origin",
         "_timed_out",
+        "_tokens",
         "_units",
         "late",
         "malformed",
@@ -210,6 +214,7 @@ class DtmfReceiver:
         "retransmitted",
         "shrunk",
         "timeouts",
+        "too_fast",
         "unknown",
     )
 
@@ -229,7 +234,11 @@ class DtmfReceiver:
         "Durations below what had been told: of packets out of order, or wrong."
         self.timeouts = 0
         "Digits whose end never came."
+        self.too_fast = 0
+        "Digits beyond what the bounds below allow: not reported, since each report costs others."
         self.pending: deque[DtmfEvent] = deque()
+        self._tokens: float = MAX_BURST
+        self._filled_at = 0.0
         self._forget()
 
     def reset(self) -> None:
@@ -313,6 +322,9 @@ class DtmfReceiver:
         if self._open:  # its end was lost
             self.timeouts += 1
             self._close()
+        if not self._has_token(now):
+            self.too_fast += 1
+            return
         self._digit = digit
         self._open = True
         self._timed_out = False
@@ -320,6 +332,15 @@ class DtmfReceiver:
         self._units = duration
         self._first_at = self._last_at = now
         self.pending.append(self._event("started"))
+
+    def _has_token(self, now: float) -> bool:
+        """A bucket: nobody presses digits faster, nor does a dialler send them so; many may come at once."""
+        self._tokens = min(MAX_BURST, self._tokens + max(0.0, now - self._filled_at) * MAX_DIGITS_A_SECOND)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
     def _continue(self, packet: EventPayload, ahead: int, now: float) -> None:
         if not self._open:

@@ -75,9 +75,9 @@ class Latch:
         return self.policy is LatchPolicy.ANY or source[0] in self._hosts
 
     def allows_report(self, source: Address) -> bool:
-        """Whether to take RTCP from there: once latched, under ANY too, from the host that is being heard."""
-        if self.policy is LatchPolicy.ANY and self.source is not None:
-            return source[0] == self.source[0]
+        """Whether to take RTCP from there; under ANY only from the host that is being heard."""
+        if self.policy is LatchPolicy.ANY:
+            return self.source is not None and source[0] == self.source[0]
         return self.allows(source)
 
 

@@ -18,8 +18,8 @@ holds. What is due for longer is skipped: the receiver would throw it away."""
 MIN_INTERVAL_MS, MAX_INTERVAL_MS = 10, 60
 
 OFFSETS = (0, 2, 4, 1, 3)
-"""Ticks within each 5 ms that legs are put on, in this order: a wake-up costs as much as some ten legs (caches that have
-gone cold, the switch itself), so few legs share few of them, and a further tick is used once all before have FILL."""
+"""Ticks within each 5 ms that legs are put on, in this order: a wake-up costs as much as some ten legs (caches that
+have gone cold, the switch itself), so few legs share few of them; a further tick is used once all before have FILL."""
 FILL = 50
 "Legs of one phase: less than a millisecond's work. 1,000 legs at ptime=20ms are 50 on every phase."
 

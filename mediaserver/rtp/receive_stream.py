@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from mediaserver.rtp.codec import Codec
 from mediaserver.rtp.dtmf import DtmfEvent, DtmfReceiver
@@ -14,6 +15,7 @@ from mediaserver.rtp.packet import FIRST_OCTET, RTP_HEADER_LENGTH, RtpFields, is
 from mediaserver.rtp.reader import SLOT_BYTES, unpack_source
 from mediaserver.rtp.stats import ReceiverStats
 
+_STATIC_NOISE = 13  # RFC 3551 section 6
 _unpack_header = struct.Struct("!BBHII").unpack_from
 
 
@@ -27,6 +29,19 @@ class ReceiveFormat:
     "Payload type of telephone-event (RFC 4733)."
     noise_type: int | None = None
     "Payload type of comfort noise (RFC 3389)."
+    also: Mapping[int, Codec | Literal["event", "noise"]] = field(default_factory=dict)
+    """Further payload types that the peer may use: those of our own offer, which an answer need not repeat (RFC 3264
+    sections 5.1 and 7)."""
+
+    def kind(self, payload_type: int) -> Codec | Literal["event", "noise"] | None:
+        """What a payload type means; None if nothing that was agreed on."""
+        if payload_type == self.payload_type:
+            return self.codec
+        if payload_type == self.event_type:
+            return "event"
+        if payload_type == self.noise_type:
+            return "noise"
+        return self.also.get(payload_type)
 
 
 @dataclass(slots=True)
@@ -42,6 +57,8 @@ class ReceiveCounters:
     noise: int = 0
     "RTP taken that was comfort noise."
     rtcp: int = 0
+    rtcp_refused: int = 0
+    "Of it, what came more often than any peer reports."
     malformed: int = 0
     oversized: int = 0
     wrong_type: int = 0
@@ -110,16 +127,27 @@ class ReceiveStream:
         except ValueError:
             counters.malformed += 1
             return
-        form = self.form
-        if fields.payload_type not in (form.payload_type, form.event_type, form.noise_type):
-            counters.wrong_type += 1
-            return
         latch = self.latch
+        kind = self.form.kind(fields.payload_type)
+        if kind is None:
+            self._take_unknown(fields, source, arrival)
+            return
         if not latch.accept(unpack_source(source), arrival):
             counters.strangers += 1
             return
         latch.source_key = source
-        self._take_rtp(data, fields, form, arrival)
+        self._take_rtp(data, fields, kind, arrival)
+
+    def _take_unknown(self, fields: RtpFields, source: bytes, arrival: float) -> None:
+        """RTP that means nothing to us: yet the peer lives that sends it, as a keep-alive (RFC 6263 section 4.6), or as
+        comfort noise without having said so.
+        """
+        if not self.latch.allows(unpack_source(source)):
+            self.counters.strangers += 1
+            return
+        self.counters.wrong_type += 1
+        self.last_received = arrival
+        self.noise_last = fields.payload_type == _STATIC_NOISE
 
     def take_rtcp(self, data: bytes, source: bytes, arrival: float) -> bool:
         """One datagram of RTCP, from either port; False if its source has no business here.
@@ -134,13 +162,15 @@ class ReceiveStream:
             self.on_rtcp(data, arrival)
         return True
 
-    def _take_rtp(self, data: bytes, fields: RtpFields, form: ReceiveFormat, arrival: float) -> None:
+    def _take_rtp(
+        self, data: bytes, fields: RtpFields, kind: Codec | Literal["event", "noise"], arrival: float
+    ) -> None:
         counters = self.counters
         counters.packets += 1
         counters.octets += fields.payload_end - fields.payload_start
         self.last_received = arrival
-        is_event = fields.payload_type == form.event_type
-        self.noise_last = fields.payload_type == form.noise_type
+        is_event = kind == "event"
+        self.noise_last = kind == "noise"
         self.stats.update(fields.ssrc, fields.sequence, fields.timestamp, arrival, timed=not is_event)
         if fields.ssrc != self.stats.ssrc:
             return  # a lone packet of another stream, or its first
@@ -150,6 +180,8 @@ class ReceiveStream:
             self._report(self.dtmf.receive(data[fields.payload_start : fields.payload_end], fields.timestamp, arrival))
             return
         counters.noise += self.noise_last
+        if isinstance(kind, Codec) and fields.payload_type != self.form.payload_type:
+            self._follow_codec(kind, fields.payload_type)
         if self.inbound.listening:
             payload = data[fields.payload_start : fields.payload_end]
             if self.noise_last:
@@ -157,8 +189,14 @@ class ReceiveStream:
             else:
                 self.inbound.put(fields.sequence, fields.timestamp, payload, arrival)
 
+    def _follow_codec(self, codec: Codec, payload_type: int) -> None:
+        """The peer has gone over to another codec that was agreed on: from now on that is the usual one."""
+        form = self.form
+        also = {**form.also, form.payload_type: form.codec}
+        self.set_form(replace(form, codec=codec, payload_type=payload_type, also=also))
+
     def set_form(self, form: ReceiveFormat) -> None:
-        """For the event loop: what the peer may send from now on."""
+        """What the peer may send from now on."""
         self.inbound.set_codec(form.codec)
         self.form = form
 

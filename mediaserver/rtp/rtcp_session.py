@@ -61,6 +61,7 @@ class RtcpSession:
         "packet_ms",
         "received",
         "ssrc",
+        "strangers",
         "voip",
         "xr",
     )
@@ -89,6 +90,8 @@ class RtcpSession:
         self.received = 0
         "Compounds read, malformed ones not included."
         self.malformed = 0
+        self.strangers = 0
+        "Compounds of somebody who neither is heard nor hears us."
         self.byes = 0
         self.collisions = 0
         "Compounds from somebody else with our SSRC."
@@ -178,6 +181,9 @@ class RtcpSession:
             return
         if self._is_own(packets):
             return
+        if not self._is_of_peer(packets[0]):
+            self.strangers += 1
+            return
         self.received += 1
         self.last_received = now
         self._timer.received(len(data))
@@ -196,6 +202,13 @@ class RtcpSession:
                     for block in packet.blocks:
                         if block.ssrc == self.ssrc:
                             self._far_end.voip = block
+
+    def _is_of_peer(self, first: RtcpPacket) -> bool:
+        """Whether the stream that we hear reports, or somebody who hears ours: others may share the peer's address."""
+        if not isinstance(first, SenderReport | ReceiverReport):
+            return False
+        known = self._stats.ssrc
+        return known is None or first.ssrc == known or any(block.ssrc == self.ssrc for block in first.reports)
 
     def quality(self, now: float, *, jitter_buffer_ms: float | None = None) -> CallQuality:
         """Both directions at `now`, over the whole of their streams.

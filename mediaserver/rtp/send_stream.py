@@ -209,6 +209,11 @@ class SendStream:
         """For the event loop: tones at the playout's sample rate, sent at once; the speech waits meanwhile."""
         self._tones.append(pcm)
 
+    @property
+    def sending_digits(self) -> bool:
+        """Whether events or tones are being sent, or wait."""
+        return self.dtmf.active or bool(self._tones)
+
     def clear_digits(self) -> None:
         """For the event loop: forget the digits that wait, and tones with the next frame."""
         self.dtmf.clear()

@@ -60,6 +60,8 @@ class DatagramSender:
 def pack_sockaddr(family: int, address: Address) -> bytes:
     """Linux's struct sockaddr_in or sockaddr_in6. Raises OSError if the address is none of that family."""
     host, port = address
+    if not 0 < port < 65536:
+        raise OSError(errno.EINVAL, f"{port} is no UDP port")
     try:
         packed = socket.inet_pton(family, host)
     except OSError as error:

@@ -21,8 +21,12 @@ from mediaserver.rtp.stats import ReceiverStats
 READS = 8
 "Calls of the reader in one tick: with its 32 slots, 256 datagrams, as many as come in 20 ms at 12,800 a second."
 LAZY_READ_MS = 60
-"""How often the socket is read while nobody listens to the audio: three packets by one call. Their arrival is stamped by
-the kernel, and the socket has room for seconds of a call. In a flood, and before the first packet, at every tick."""
+"""How often the socket is read while nobody listens to the audio: three packets by one call. Their arrival is stamped
+by the kernel, and the socket has room for seconds of a call. In a flood, and before the first packet, at every tick."""
+REPORTS = 4
+"RTCP compounds that one leg reads between two looks at what is not urgent; a hostile one takes half a millisecond."
+RESTART_MS = 200
+"No stream of a peer begins anew, with decoder and jitter buffer, sooner than this after the one before."
 HOUSEKEEPING_MS = 500
 "How often what is not urgent is looked at: reports, digits without an end, the RTCP port, the leg's health."
 
@@ -75,6 +79,8 @@ class RtpSession:
         self._next_read_ms = 0
         self._collided_with: bytes | None = None
         self._reports = 0  # valid ones that have come
+        self._reports_left = REPORTS
+        self._restarted_ms = -RESTART_MS
         self._discards = 0  # of the jitter buffer, as told last
         # Taken once: a step of the wall clock would else look like a round trip.
         self._wall_offset = time.time() - time.monotonic()
@@ -159,6 +165,7 @@ class RtpSession:
         self._endpoint.synchronise()
         self._watch_for_collision()
         if self.rtcp is not None:
+            self._reports_left = REPORTS
             self._read_rtcp()
             if now >= self.rtcp.next_due:
                 self._report(due_ms)
@@ -184,8 +191,13 @@ class RtpSession:
             self._rtcp_remote = unpack_source(source)
 
     def _take_rtcp(self, data: bytes, arrival: float) -> None:
+        """A peer sends one every five seconds or so: what comes by the hundred is not even looked at."""
         rtcp = self.rtcp
         if rtcp is not None:
+            if not self._reports_left:
+                self.receiving.counters.rtcp_refused += 1
+                return
+            self._reports_left -= 1
             malformed = rtcp.malformed
             rtcp.receive(data, arrival, arrival + self._wall_offset)
             self._reports += rtcp.malformed == malformed
@@ -244,7 +256,9 @@ class RtpSession:
     def _stream_began(self) -> None:
         if self._note_stream is not None:
             self._note_stream()
-        self.receiving.restart()
+        if self.now_ms - self._restarted_ms >= RESTART_MS:  # else somebody plays with SSRCs
+            self._restarted_ms = self.now_ms
+            self.receiving.restart()
 
     def _watch_for_collision(self) -> None:
         """RFC 3550 section 8.2: who finds another with its own SSRC takes a new one; once for each such source, since

@@ -9,7 +9,7 @@ from mediaserver.rtp.codec import G722, PCMA, PCMU
 from mediaserver.rtp.dtmf_event import DtmfEvent, EventPayload
 from mediaserver.rtp.inbound import InboundAudio
 from mediaserver.rtp.latch import Latch, LatchPolicy
-from mediaserver.rtp.packet import pack_header
+from mediaserver.rtp.packet import FIRST_OCTET, pack_header
 from mediaserver.rtp.reader import SLOT_BYTES, pack_source, unpack_source
 from mediaserver.rtp.receive_stream import ReceiveCounters, ReceiveFormat, ReceiveStream
 from mediaserver.rtp.stats import ReceiverStats
@@ -69,9 +69,41 @@ def test_each_refusal_has_its_counter(stream: ReceiveStream) -> None:
     assert (counters.malformed, counters.rtcp, counters.wrong_type) == (2, 1, 1)
     assert (counters.strangers, counters.oversized) == (2, 1)
     assert counters.packets == 0
-    assert stream.last_received is None
     assert stream.latch.source is None
     assert stream.stats.ssrc is None
+
+
+def test_what_means_nothing_to_us_is_a_sign_of_life(stream: ReceiveStream) -> None:
+    """A keep-alive (RFC 6263), or comfort noise that the SDP does not name; not of a stranger."""
+    stream.take(b"\r\n\r\n", PEER, 1)
+    stream.take(incoming(payload_type=99), STRANGER, 2)
+    assert stream.last_received is None
+    stream.take(incoming(payload_type=99), PEER, 3)
+    assert (stream.last_received, stream.noise_last, stream.latch.source) == (3, False, None)
+    bare = make(ReceiveFormat(PCMU, 0))
+    bare.take(incoming(payload_type=13), PEER, 4)
+    assert (bare.last_received, bare.noise_last) == (4, True)
+    assert bare.counters.wrong_type == 1
+
+
+def test_the_numbers_of_our_own_offer_count_too() -> None:
+    """RFC 3264 section 5.1: the answer may call telephone-event 96 and the peer yet send it as we offered it."""
+    inbound = Recorder()
+    stream = make(ReceiveFormat(PCMU, 0, 96, None, {0: PCMU, 8: PCMA, 13: "noise", 101: "event"}), inbound)
+    told = []
+    stream.on_digit = told.append
+    stream.take(incoming(1), PEER, 0.02)
+    stream.take(incoming(2), PEER, 0.04)
+    stream.take(pack_header(FIRST_OCTET, 101, 3, 480, 77) + bytes((7, 0x8A, 1, 0)), PEER, 0.06)
+    assert [digit.digit for digit in told] == ["7"]
+    stream.take(incoming(4, payload_type=13), PEER, 0.08)
+    assert stream.noise_last
+    stream.take(incoming(5, payload_type=8), PEER, 0.1)
+    assert stream.form.codec is PCMA
+    stream.take(incoming(6, payload_type=8), PEER, 0.12)
+    stream.take(incoming(7), PEER, 0.14)
+    assert stream.form.codec is PCMU
+    assert stream.counters.wrong_type == 0
 
 
 def test_refused_packets_do_not_latch(stream: ReceiveStream) -> None:

@@ -227,12 +227,25 @@ def test_reports_about_others_say_nothing_of_us() -> None:
 def test_bye_of_the_stream() -> None:
     leg = Leg()
     leg.hear(10)
-    leg.receive(ReceiverReport(STRANGER), Bye([STRANGER], b"not me"))
+    leg.receive(ReceiverReport(THEIRS), Bye([STRANGER], b"not me"))
     assert (leg.rtcp.byes, leg.rtcp.left) == (1, False)
     leg.receive(ReceiverReport(THEIRS), Bye([STRANGER, THEIRS]))
     assert (leg.rtcp.byes, leg.rtcp.left) == (2, True)
     leg.hear(10, ssrc=STRANGER)
     assert not leg.rtcp.left, "a new stream"
+
+
+def test_reports_of_somebody_who_is_not_of_the_call_are_counted_only() -> None:
+    """As of another call behind the same border controller."""
+    leg = Leg()
+    leg.receive(ReceiverReport(STRANGER))
+    assert leg.rtcp.received == 1, "nothing is known yet"
+    leg.hear(10)
+    leg.receive(ReceiverReport(STRANGER), Bye([THEIRS]))
+    assert (leg.rtcp.strangers, leg.rtcp.received, leg.rtcp.left) == (1, 1, False)
+    block = ReportBlock(leg.rtcp.ssrc, 0, 0, 5, 0, 0, 0)
+    leg.receive(ReceiverReport(STRANGER, [block]))
+    assert (leg.rtcp.received, leg.rtcp.far is not None) == (2, True), "it hears us"
 
 
 def test_our_bye_as_aiortc_reads_it() -> None:
@@ -461,4 +474,4 @@ def test_nothing_from_the_network_raises(received, heard) -> None:
         quality = leg.rtcp.quality(now)
         assert quality.outbound.mos is None or 1 <= quality.outbound.mos <= 4.5
     rtcp = leg.rtcp
-    assert rtcp.received + rtcp.malformed + rtcp.loops + rtcp.collisions == len(received)
+    assert rtcp.received + rtcp.malformed + rtcp.loops + rtcp.collisions + rtcp.strangers == len(received)

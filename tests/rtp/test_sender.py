@@ -92,7 +92,7 @@ def test_the_interpreter_lock_is_kept() -> None:
     assert ran.is_set()
 
 
-@given(st.ip_addresses(v=4), st.integers(0, 65535))
+@given(st.ip_addresses(v=4), st.integers(1, 65535))
 def test_ipv4_layout(host, port: int) -> None:
     packed = pack_sockaddr(socket.AF_INET, (str(host), port))
     assert len(packed) == 16
@@ -100,9 +100,16 @@ def test_ipv4_layout(host, port: int) -> None:
     assert packed[2:8] == port.to_bytes(2, "big") + host.packed
 
 
-@given(st.ip_addresses(v=6), st.integers(0, 65535))
+@given(st.ip_addresses(v=6), st.integers(1, 65535))
 def test_ipv6_layout(host, port: int) -> None:
     packed = pack_sockaddr(socket.AF_INET6, (str(host), port))
     assert len(packed) == 28
     assert packed[2:8] == port.to_bytes(2, "big") + bytes(4)
     assert packed[8:] == host.packed + bytes(4)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_what_is_no_port_is_an_error_of_the_socket(port: int) -> None:
+    """Such as the port above 65535, where RTCP would go."""
+    with pytest.raises(OSError, match="no UDP port"):
+        pack_sockaddr(socket.AF_INET, ("127.0.0.1", port))

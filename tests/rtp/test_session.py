@@ -17,7 +17,7 @@ from mediaserver.rtp.rtcp import (
     ReportBlock,
 )
 from mediaserver.rtp.send_stream import SendFormat
-from mediaserver.rtp.session import HOUSEKEEPING_MS, READS, RtpSession
+from mediaserver.rtp.session import HOUSEKEEPING_MS, READS, RESTART_MS, RtpSession
 from tests.rtp.memory_endpoint import PEER, REMOTE, SPEECH, STRANGER, MemoryEndpoint, Recorder, incoming, make_session
 
 SILENCE = b"\xff" * 160
@@ -255,17 +255,23 @@ class TestStreams:
         assert session.rtcp is not None
         session.rtcp.left = True
         session.rtcp.voip.note_discard(3)
-        for n in range(5):
-            wire.put(incoming(n, ssrc=1))
-        for n in range(5):
-            wire.put(incoming(30000 + n, ssrc=2))
-        for n in range(5):
-            wire.put(incoming(100 + n, ssrc=2))
-        session.tick(0)
+        for due, first, ssrc in ((0, 0, 1), (RESTART_MS, 30000, 2), (2 * RESTART_MS, 100, 2)):
+            for n in range(5):
+                wire.put(incoming(first + n, ssrc=ssrc))
+            session.tick(due)
         assert recorder.log == [("reset",)] * 3, "two sources, and one that started anew"
         assert session.rtcp.voip.discarded == 0
         assert not session.rtcp.left
         assert session.stats.streams == 2
+
+    def test_streams_that_change_all_the_time_cost_no_decoder_each(self, wire: MemoryEndpoint) -> None:
+        recorder = Recorder()
+        session = make_session(wire, inbound=recorder)
+        for tick in range(20):
+            for n in range(30):
+                wire.put(incoming(tick * 30 + n, ssrc=n // 2 % 3 + 1))
+            session.tick(tick * 20)
+        assert recorder.log.count(("reset",)) <= 1 + 400 // RESTART_MS
 
     def test_jumping_timestamps_do_no_harm(self, session: RtpSession, wire: MemoryEndpoint) -> None:
         heard: list[int] = []
