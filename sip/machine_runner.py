@@ -28,6 +28,11 @@ class MachineRunner:
         self._at: float | None = None
         self.reschedule()
 
+    def close(self) -> None:
+        """The machine has come to its end: nothing is called any more."""
+        self.reschedule()
+        self._after = _nothing
+
     def reschedule(self) -> None:
         """To be called whenever the machine has been given something."""
         at = self._machine.next_timeout()
@@ -47,3 +52,7 @@ class MachineRunner:
         finally:
             self.reschedule()
             self._after()
+
+
+def _nothing() -> None:
+    pass

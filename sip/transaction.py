@@ -45,18 +45,38 @@ class TransactionUser(Protocol):
         """No answer, no ACK, or the transport failed: 408 or 503 (section 8.1.3.1)."""
 
 
+class _Nobody:
+    """The user of a transaction that is over."""
+
+    def transmit(self, message: bytes) -> None:
+        pass
+
+    def received(self, message: IncomingRequest | Response) -> None:
+        pass
+
+    def failed(self, code: int, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Transaction(TimedMachine):
     """Base of the four."""
 
     def __init__(self, user: TransactionUser, timers: TimerValues) -> None:
         super().__init__()
         self.state = State.TERMINATED
-        self._user = user
+        self._user: TransactionUser = user
         self._t = timers
 
     @property
     def terminated(self) -> bool:
         return self.state is State.TERMINATED
+
+    def release(self) -> None:
+        """Let go of the user, once terminated and when it has been told."""
+        self._user = _NOBODY
 
     def transport_failed(self) -> None:
         """The message could not be sent (section 17.1.4, 17.2.4)."""

@@ -99,3 +99,30 @@ async def test_a_call_that_has_ended_is_freed_without_the_collector() -> None:
         finally:
             gc.enable()
         assert found < 20, "objects in cycles"
+
+
+async def test_requests_within_a_call_leave_no_cycles() -> None:
+    """Their transactions stay for 64 x T1; then nothing of them does."""
+    async with running_caller() as caller:
+        await caller.call("one")
+        for _ in range(2):
+            await caller.info("two")
+        await _transactions_over(caller)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await caller.info("two")
+                await caller.in_dialog("INVITE", caller.sdp("0 101"), Content_Type="application/sdp")
+            await _transactions_over(caller)
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert found < 20, "objects in cycles"
+
+
+async def _transactions_over(caller: Caller) -> None:
+    async with asyncio.timeout(20):
+        while caller.agent._layer.servers:
+            caller.transport.sent.clear()
+            await asyncio.sleep(0.05)
