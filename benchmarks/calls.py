@@ -7,6 +7,9 @@
 
 Every level starts a server of its own, so that memory and counters begin afresh. docs/performance.md explains the
 figures.
+
+The server is to send silence too, a packet every 20 ms as long as a call is up: whatever is not there counts as a gap
+of spacing and as a shortfall. One that suppresses silence (rtp.send_silence = false) breaks these bounds by design.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ RECORD = np.dtype(
 CLOCK_RATE = 8000
 FRAME_SAMPLES = 160
 FRAME_MS = 20.0
+GAP_MS = 60.0
+"Two packets in sequence whose spacing is off by more are a gap: the pacer skips what is due for longer."
 PACKET_SIZE = 12 + FRAME_SAMPLES
 
 AUDIBLE_RMS = 100.0
@@ -69,7 +71,9 @@ class CallFigures:
     "The start, and every jump of the timestamp that a marker bit announces."
     markers: int = 0
     spacing_error: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    "|spacing of arrivals - 20 ms| of successive packets inside a talkspurt."
+    "|spacing of arrivals - 20 ms| of packets in sequence, whatever marker and timestamp say: silence is sent too."
+    gaps: int = 0
+    "Pairs of those that are off by more than GAP_MS."
     spacing_vs_timestamp: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     "|spacing of arrivals - difference of RTP timestamps| of all packets in order."
     drift_ppm: float | None = None
@@ -154,8 +158,8 @@ def _transport(records: NDArray[np.void], found: CallFigures) -> None:
     step, spacing = np.diff(sequence), np.diff(arrival_ms)
     ahead = np.diff(timestamp)
     in_order = step > 0
-    begins = (step == 1) & marker[1:] & (ahead > FRAME_SAMPLES)
-    found.spacing_error = np.abs(spacing - FRAME_MS)[(step == 1) & ~begins]
+    found.spacing_error = np.abs(spacing - FRAME_MS)[step == 1]
+    found.gaps = int((found.spacing_error > GAP_MS).sum())
     found.spacing_vs_timestamp = np.abs(spacing - ahead * 1000.0 / CLOCK_RATE)[in_order]
 
     order = np.argsort(sequence, kind="stable")

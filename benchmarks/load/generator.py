@@ -29,6 +29,7 @@ from benchmarks.load.plan import LINGER, Plan
 from benchmarks.load.receiver import enable_stamps, stamp_ns
 from benchmarks.load.reduction import Reduction
 from benchmarks.load.reports import Reports
+from benchmarks.load.shortfall import Expected
 from benchmarks.load.texts import CHARACTERS_A_SECOND
 from benchmarks.load.uplink import Sent, Uplink
 
@@ -77,7 +78,10 @@ class Generator:
             sound = caller_sound.frames(plan.sound, plan.seed)
             self.uplink = Uplink(self._rtp, sound, count, plan.start, plan.seed + share)
         self.reports = Reports(self._rtcp, host, plan.seed + share, self._sent, self.reduction.reception)
-        self.minutes = None if plan.keep else Minutes(self.reduction, directory / "minutes.jsonl", plan.window)
+        self.expected = Expected(count)
+        self.minutes = None
+        if not plan.keep:
+            self.minutes = Minutes(self.reduction, directory / "minutes.jsonl", plan.window, self.expected)
         self.calls = [self._call(i) for i in range(count)]
         self.stamps = [Stamps() for _ in self.calls]
         self.malformed = 0
@@ -188,6 +192,7 @@ class Generator:
     def _begin_media(self, index: int, now: float) -> None:
         media = self.calls[index].media
         assert media is not None
+        self.expected.begin(index, now)
         self.downlink.expect(media.rtp[1], index)
         if self.uplink:
             self.uplink.add(index, media.rtp)
@@ -237,6 +242,7 @@ class Generator:
                 heapq.heappush(self._agenda, (call.due, index))
 
     def _end_media(self, index: int, now: float) -> None:
+        self.expected.end(index, now)
         self.reports.remove(index, now)
         if self.uplink:
             self.uplink.remove(index)
@@ -255,11 +261,12 @@ class Generator:
         if self.plan.keep:
             self.downlink.save(self._directory / f"records-{self._share}.bin")
         report = {"calls": [self._outcome(i) for i in range(len(self.calls))], "generator": self._figures()}
+        report["rtp"] = asdict(self.reduction.totals())
         report["rtcp"] = self.reports.figures() if self.plan.rtcp else {}
         (self._directory / f"calls-{self._share}.json").write_text(json.dumps(report), encoding="utf-8")
 
     def _outcome(self, index: int) -> dict[str, Any]:
-        call, reception = self.calls[index], self.reduction.reception(index)
+        call, reduction = self.calls[index], self.reduction
         return {
             "state": call.state.value,
             "failure": call.failure,
@@ -267,9 +274,9 @@ class Generator:
             "said": call.said,
             "refused": call.refused,
             **asdict(self.stamps[index]),
-            "received": reception.received if reception else 0,
-            "lost": reception.lost if reception else 0,
-            "jitter_ms": reception.jitter * 1000.0 / CLOCK_RATE if reception else 0.0,
+            "received": int(reduction.received_ever[index]),
+            "lost": int(reduction.lost_by_call()[index]),
+            "jitter_ms": float(reduction.jitter[index]) * 1000.0 / CLOCK_RATE,
         }
 
     def _figures(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.load.analysis import CLOCK_RATE, FRAME_SAMPLES, MIN_DRIFT_PACKETS, PACKET_SIZE
+from benchmarks.load.analysis import CLOCK_RATE, GAP_MS, MIN_DRIFT_PACKETS, PACKET_SIZE
 
 FRAME_NS = 20_000_000
 BIN_US = 10
@@ -51,17 +51,20 @@ class Reception:
 
 
 class Spacing:
-    """A histogram of |spacing - 20 ms|."""
+    """A histogram of |spacing - 20 ms| of packets in sequence, whatever marker and timestamp say."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
         self.max_us = 0.0
+        self.gaps = 0
+        "Pairs that are off by more than GAP_MS."
 
     def add(self, error_us: NDArray[np.float64]) -> None:
         if len(error_us):
             bins = np.minimum(error_us / BIN_US, BINS - 1).astype(np.int64)
             np.add.at(self.counts, bins, 1)
             self.max_us = max(self.max_us, float(error_us.max()))
+            self.gaps += int((error_us > GAP_MS * 1000).sum())
 
     def figures(self, points: tuple[float, ...] = (50, 99, 99.9)) -> dict[str, float | None]:
         """Percentiles in ms, to the upper edge of their bin; None of nothing."""
@@ -81,6 +84,8 @@ class Reduction:
         self.spacing = Spacing()
         self.received = np.zeros(calls, np.int64)
         "Different packets of the present stream."
+        self.received_ever = np.zeros(calls, np.int64)
+        "Of all streams of the call."
         self.highest = np.zeros(calls, np.int64)
         self.first = np.zeros(calls, np.int64)
         self.jitter = np.zeros(calls)
@@ -97,7 +102,9 @@ class Reduction:
         self._transit = np.zeros(calls)
         self._regression = np.zeros((4, calls))
         "Sums of x, x^2, d and x d; x: media time in s, d: lag of the arrival behind it in us."
-        self._packets = self._malformed = self._duplicated = self._reordered = self._lost_before = 0
+        self._lost_before = np.zeros(calls, np.int64)
+        "Of the call's streams before the present one."
+        self._packets = self._malformed = self._duplicated = self._reordered = 0
 
     def add(self, records: NDArray[np.void]) -> None:
         """Take records (analysis.RECORD) in order of arrival."""
@@ -117,11 +124,10 @@ class Reduction:
         sequence, timestamp, ssrc, stamp = (
             records[name][order].astype(np.int64) for name in ("sequence", "timestamp", "ssrc", "stamp")
         )
-        marker = records["mpt"][order] >= 0x80
         errors = []
         for begin, end in pairwise(edges):
             row = by_rank[begin:end]
-            errors.append(self._step(call[row], sequence[row], timestamp[row], ssrc[row], stamp[row], marker[row]))
+            errors.append(self._step(call[row], sequence[row], timestamp[row], ssrc[row], stamp[row]))
         self.spacing.add(np.concatenate(errors))
 
     def _step(
@@ -131,25 +137,23 @@ class Reduction:
         timestamp: NDArray[np.int64],
         ssrc: NDArray[np.int64],
         stamp: NDArray[np.int64],
-        marker: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
         """One packet of each of these calls; the errors of spacing in us that can be told."""
         begins = (self.received[call] == 0) | (self._ssrc[call] != ssrc)
         if begins.any():
             self._begin(*(column[begins] for column in (call, sequence, timestamp, ssrc, stamp)))
             goes_on = ~begins
-            call, sequence, timestamp = call[goes_on], sequence[goes_on], timestamp[goes_on]
-            stamp, marker = stamp[goes_on], marker[goes_on]
+            call, sequence, timestamp, stamp = (a[goes_on] for a in (call, sequence, timestamp, stamp))
         step = ((sequence - self.highest[call] + (1 << 15)) & 0xFFFF) - (1 << 15)
         ahead = ((timestamp - self._timestamp[call] + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
         fresh = self._note_seen(call, step)
 
-        next_one = (step == 1) & ~(marker & (ahead > FRAME_SAMPLES))
-        errors: NDArray[np.float64] = np.abs(stamp - self._stamp[call] - FRAME_NS)[next_one] / 1000.0
+        errors: NDArray[np.float64] = np.abs(stamp - self._stamp[call] - FRAME_NS)[step == 1] / 1000.0
 
         if not fresh.all():
             call, step, ahead, stamp, timestamp = (a[fresh] for a in (call, step, ahead, stamp, timestamp))
         self.received[call] += 1
+        self.received_ever[call] += 1
         media = self._media[call] + ahead
         elapsed = stamp - self._first_stamp[call]
         self._note_clock(call, media, elapsed)
@@ -169,12 +173,12 @@ class Reduction:
         ssrc: NDArray[np.int64],
         stamp: NDArray[np.int64],
     ) -> None:
-        again = self.received[call] > 0
-        self.restarts += int(again.sum())
-        self._lost_before += int(self.lost_by_call()[call[again]].sum())
+        self.restarts += int((self.received[call] > 0).sum())
+        self._lost_before[call] = self.lost_by_call()[call]
         self._ssrc[call], self._timestamp[call], self._stamp[call] = ssrc, timestamp, stamp
         self._first_stamp[call], self.first[call], self.highest[call] = stamp, sequence, sequence
         self.received[call], self._seen[call] = 1, 1
+        self.received_ever[call] += 1
         self._media[call] = 0
         self._transit[call] = self.jitter[call] = 0.0
         self._regression[:, call] = 0.0
@@ -208,11 +212,12 @@ class Reduction:
         self._regression[:, call] += (x, x * x, lag, x * lag)
 
     def lost_by_call(self) -> NDArray[np.int64]:
-        """Packets of each call's present stream that have not come (yet)."""
-        return np.where(self.received > 0, self.highest - self.first + 1 - self.received, 0)
+        """Packets of each call's streams that have not come (yet)."""
+        present = np.where(self.received > 0, self.highest - self.first + 1 - self.received, 0)
+        return np.asarray(self._lost_before + present)
 
     def totals(self) -> Totals:
-        lost = self._lost_before + int(self.lost_by_call().sum())
+        lost = int(self.lost_by_call().sum())
         return Totals(self._packets, self._malformed, lost, self._duplicated, self._reordered)
 
     def reception(self, call: int) -> Reception | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.common import table
+from benchmarks.load import quality, shortfall
 from benchmarks.load.analysis import CallFigures
 from benchmarks.load.quality import listening_mos, spread
 
@@ -24,6 +25,7 @@ SUMS = (
     "lost",
     "duplicated",
     "reordered",
+    "gaps",
     "timestamp_errors",
     "talkspurts",
     "markers",
@@ -42,12 +44,17 @@ class Bound:
     "Held if the figure could not be had."
 
 
+SKIPPED = Bound("intervals skipped (server's count)", ("server", "pacer_skipped"), 0, optional=True)
+SHORT = Bound("packets short of 50 a second", ("rtp", "short"), 0)
+
 BOUNDS = (
     Bound("calls failed", ("calls", "failed"), 0),
     Bound("INVITE to 200 p95, ms", ("invite_to_200_ms", "p95"), 20.0),
     Bound("ACK to first audible p95, ms", ("ack_to_first_audible_ms", "p95"), 150.0),
     Bound("|spacing - 20 ms| p99, ms", ("spacing_error_ms", "p99"), 3.0),
     Bound("packets lost", ("rtp", "lost"), 0),
+    SHORT,
+    SKIPPED,
     Bound("speech cut off", ("speech", "cuts"), 0),
     Bound("underruns (server's count)", ("server", "underruns"), 0, optional=True),
     Bound("server RSS peak, MB", ("server", "rss_peak_mb"), 300.0, optional=True),
@@ -85,6 +92,7 @@ def figures(calls: Sequence[Mapping[str, Any]], found: Sequence[CallFigures]) ->
     drifts = sorted((f.drift_ppm for f in found if f.drift_ppm is not None), key=abs)
     ended_early = [c for c, f in heard if c["bye"] and (c["bye"] - (f.last_audible or 0)) / 1e6 > EARLY_END_MS]
     spacing = (50, 99, 99.9)
+    short = [missing(c, f) for c, f in zip(calls, found, strict=True)]
     return {
         "calls": {
             "placed": len(calls),
@@ -105,8 +113,12 @@ def figures(calls: Sequence[Mapping[str, Any]], found: Sequence[CallFigures]) ->
             "median": round(float(np.median(drifts)), 2) if drifts else None,
             "worst": round(drifts[-1], 2) if drifts else None,
         },
-        "mos": spread([listening_mos(c["received"], c["lost"], c["jitter_ms"]) for c in answered]),
-        "rtp": {name: sum(getattr(f, name) for f in found) for name in SUMS},
+        "mos": spread([_mos(c, n) for c, n in zip(calls, short, strict=True) if c["answer"]]),
+        "rtp": {
+            **{name: sum(getattr(f, name) for f in found) for name in SUMS},
+            "short": sum(short),
+            "short_calls": sum(n > 0 for n in short),
+        },
         "speech": {
             "cuts": sum(f.cuts for f in found),
             "calls_cut": sum(f.cuts > 0 for f in found),
@@ -116,6 +128,16 @@ def figures(calls: Sequence[Mapping[str, Any]], found: Sequence[CallFigures]) ->
             "calls_ended_early": len(ended_early),
         },
     }
+
+
+def missing(call: Mapping[str, Any], found: CallFigures) -> int:
+    """Packets short of 50 a second from the ACK to the end of the call."""
+    received = found.packets - found.duplicated - found.after_close
+    return shortfall.of_call(call["ack"], call["bye"] or call["closed"], received)
+
+
+def _mos(call: Mapping[str, Any], short: int) -> float | None:
+    return listening_mos(call["received"], max(call["lost"], short), call["jitter_ms"])
 
 
 def _since_ack(calls: Sequence[Mapping[str, Any]], stamps: Sequence[int | None]) -> dict[str, float | None]:
@@ -185,4 +207,4 @@ def figures_text(figures: Mapping[str, Any]) -> str:
     singles += [(f"failed: {why}", count) for why, count in figures["calls"]["failures"].items()]
     threads = figures.get("server", {}).get("threads", [])
     singles += [(f"server thread {t['name']}, cpu percent", t["cpu_percent"]) for t in threads]
-    return table(spread, header) + "\n\n" + table(singles)
+    return f"{table(spread, header)}\n\n{table(singles)}\n{quality.NOTE}"

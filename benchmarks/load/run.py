@@ -160,7 +160,7 @@ def marking(plan: Plan, watch: server.Watch | None) -> OnTick:
 
 
 def collect(directory: Path) -> dict[str, Any]:
-    """What the generator's processes said, joined: calls, generator, rtcp, and shares, the calls of each process."""
+    """What the generator's processes said, joined: calls, generator, rtp, rtcp, and shares, the calls of each."""
     paths = sorted(directory.glob("calls-*.json"))
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     sums = [share["generator"] for share in found]
@@ -171,6 +171,7 @@ def collect(directory: Path) -> dict[str, Any]:
             name: None if any(share[name] is None for share in sums) else round(sum(share[name] for share in sums), 1)
             for name in sums[0]
         },
+        "rtp": {name: sum(share["rtp"][name] for share in found) for name in found[0]["rtp"]},
         "rtcp": reports.summary([share["rtcp"] for share in found if share["rtcp"]]),
     }
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import table
-from benchmarks.load.report import Bound, look_up
+from benchmarks.load import quality
+from benchmarks.load.analysis import GAP_MS
+from benchmarks.load.report import SHORT, SKIPPED, Bound, look_up
 
 CPU = ("server", "cpu_percent_a_call")
 SPACING = "spacing_error_ms"
@@ -16,8 +18,10 @@ SPACING = "spacing_error_ms"
 ALWAYS = (
     Bound("calls failed", ("calls", "failed"), 0),
     Bound("generator's own drops", ("generator", "kernel_drops"), 0),
+    SHORT,
+    SKIPPED,
 )
-"Else the level was not measured."
+"Else the level was not measured, or its calls went without what no percentile shows."
 FLOORS: dict[int, tuple[Bound, ...]] = {
     200: (
         Bound("percent of a core a call", CPU, 0.2),
@@ -46,7 +50,10 @@ COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("max", (SPACING, "max")),
     ("idle p99", ("machine_spacing_error_ms", "p99")),
     ("idle p99.9", ("machine_spacing_error_ms", "p99.9")),
+    ("gaps", ("rtp", "gaps")),
+    ("skipped", ("server", "pacer_skipped")),
     ("lost", ("rtp", "lost")),
+    ("short", ("rtp", "short")),
     ("dup.", ("rtp", "duplicated")),
     ("underruns", ("server", "underruns")),
     ("200 p50 ms", ("invite_to_200_ms", "p50")),
@@ -61,6 +68,9 @@ COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("steal %", ("server", "host_steal_percent")),
 )
 NOTE = (
+    f"{quality.NOTE}\n"
+    f"gaps: packets in sequence more than {GAP_MS:g} ms off their spacing; skipped: intervals, by the server's count;\n"
+    "short: packets that 50 a second from ACK to BYE would have been more.\n"
     "idle: the same figure of a thread that does nothing else meanwhile, the machine's own floor.\n"
     "CPU: the server's does not have the generator's in it. On loopback, a packet's reception by the kernel runs in\n"
     "the sender's time: the server's share has that of what it sends, the generator's that of what it sends."
@@ -97,7 +107,8 @@ def _verdict(level: Mapping[str, Any]) -> str:
 
 def _fine(value: Any) -> Any:
     """Three digits after the point where two would hide the figure."""
-    return f"{value:.3f}" if isinstance(value, float) and 0 < abs(value) < 10 else value
+    small = isinstance(value, float) and abs(value) < 10 and not value.is_integer()
+    return f"{value:.3f}" if small else value
 
 
 def memory_slope_kb(levels: Sequence[Mapping[str, Any]]) -> float | None:

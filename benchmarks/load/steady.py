@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load import procfs, run, server
+from benchmarks.load import procfs, quality, run, server
 from benchmarks.load.minutes import MINUTE
 from benchmarks.load.plan import Plan
 from benchmarks.load.report import Bound, look_up
@@ -28,6 +28,8 @@ BOUNDS = (
     Bound("drift of the worst call, ppm", ("drift_abs_ppm",), DRIFT_PPM),
     Bound("memory growth once settled, MB an hour", ("memory_mb_an_hour",), FLAT_MB_AN_HOUR, optional=True),
     Bound("packets lost", ("lost",), 0),
+    Bound("packets short of 50 a second", ("short",), 0),
+    Bound("intervals skipped (server's count)", ("skipped",), 0, optional=True),
     Bound("underruns (server's count)", ("underruns",), 0, optional=True),
     Bound("generator's own drops", ("generator", "kernel_drops"), 0),
 )
@@ -42,7 +44,10 @@ COLUMNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("p99", 7, ("spacing_error_ms", "p99")),
     ("p99.9", 7, ("spacing_error_ms", "p99.9")),
     ("max", 8, ("spacing_error_ms", "max")),
+    ("gaps", 5, ("gaps",)),
+    ("skipped", 7, ("skipped",)),
     ("lost", 5, ("lost",)),
+    ("short", 6, ("short",)),
     ("dup.", 5, ("duplicated",)),
     ("underruns", 10, ("underruns",)),
     ("MOS", 5, ("mos", "median")),
@@ -53,12 +58,13 @@ COLUMNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
 
 
 class ServerMinutes:
-    """The server's CPU, memory and underruns at the edges of minutes."""
+    """The server's CPU and memory, underruns and skipped intervals at the edges of minutes."""
 
     def __init__(self, target: server.Target, begin: float, minutes: int) -> None:
         self._target = target
         self._edges = [begin + MINUTE * n for n in range(minutes + 1)]
-        self._last: tuple[float, float, float, float] | None = None
+        self._last: tuple[float, float, float] | None = None
+        self._counted: dict[str, float] = {}
         self.rows: list[dict[str, Any]] = []
 
     def tick(self, now: float) -> None:
@@ -68,21 +74,27 @@ class ServerMinutes:
         self._edges.pop(0)
         pid = self._target.pid
         counted = server.counted({}, server.read_page(self._target.metrics_port))
-        underruns = counted.get("underruns")
         cpu, resident = (procfs.cpu_seconds(pid), procfs.memory(pid).resident) if pid else (0.0, 0.0)
         steal = procfs.host_time().steal
         if self._last:
-            before, cpu_before, steal_before, underruns_before = self._last
+            before, cpu_before, steal_before = self._last
             seconds = now - before
             self.rows.append(
                 {
                     "rss_mb": round(resident, 2) if pid else None,
                     "cpu_percent": round(100 * (cpu - cpu_before) / seconds, 2) if pid else None,
                     "steal_percent": round(100 * (steal - steal_before) / seconds, 2),
-                    "underruns": None if underruns is None else int(underruns - underruns_before),
+                    "underruns": self._since(counted, "underruns"),
+                    "skipped": self._since(counted, "pacer_skipped"),
                 }
             )
-        self._last = (now, cpu, steal, underruns or 0.0)
+        self._last = (now, cpu, steal)
+        self._counted |= counted  # what could not be read now is in the next minute's figure
+
+    def _since(self, counted: Mapping[str, float], name: str) -> int | None:
+        if name not in counted or name not in self._counted:
+            return None
+        return int(counted[name] - self._counted[name])
 
 
 class Rows:
@@ -136,13 +148,13 @@ def _generate(args: argparse.Namespace, plan: Plan, target: server.Target, direc
     print(f"{header_text()}\n(all calls up in {plan.window[0] - time.monotonic():.0f} s)", flush=True)
     run.generate(plan, directory, on_tick=rows.tick)
     rows.join()
+    print(quality.NOTE, flush=True)
     return rows.rows
 
 
 def figures(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> dict[str, Any]:
     """What the minutes, and the generator at the end, add up to."""
     calls = outcome["calls"]
-    underruns = [row["underruns"] for row in rows if row["underruns"] is not None]
     worst = rows[-1]["drift_ppm"]["worst"] if rows else None
     return {
         "minutes": list(rows),
@@ -153,15 +165,23 @@ def figures(rows: Sequence[Mapping[str, Any]], outcome: Mapping[str, Any]) -> di
             "texts_refused": sum(call["refused"] for call in calls),
         },
         "packets": sum(row["packets"] for row in rows),
-        "lost": sum(call["lost"] for call in calls),
+        "lost": outcome["rtp"]["lost"],
+        "short": sum(row["short"] for row in rows),
+        "gaps": sum(row["gaps"] for row in rows),
+        "skipped": _sum_of_known(rows, "skipped"),
         "duplicated": sum(row["duplicated"] for row in rows),
-        "underruns": sum(underruns) if underruns else None,
+        "underruns": _sum_of_known(rows, "underruns"),
         "drift_ppm": rows[-1]["drift_ppm"] if rows else None,
         "drift_abs_ppm": None if worst is None else abs(worst),
         "memory_mb_an_hour": memory_mb_an_hour([row["rss_mb"] for row in rows]),
         "generator": outcome["generator"],
         "rtcp": outcome["rtcp"],
     }
+
+
+def _sum_of_known(rows: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    known = [row[name] for row in rows if row[name] is not None]
+    return sum(known) if known else None
 
 
 def memory_mb_an_hour(resident: Sequence[float | None]) -> float | None:

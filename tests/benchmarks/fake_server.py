@@ -49,6 +49,10 @@ class Faults:
     "Seconds that a frame comes late; the next ones are on time again."
     skip_timestamp: frozenset[int] = frozenset()
     "Frames before which the timestamp jumps by one frame, unannounced."
+    stall: dict[int, int] = field(default_factory=dict)
+    "Intervals of which none is sent before a frame, as a pacer that skips: its marker is set, its timestamp jumps."
+    die: int | None = None
+    "The frame from which on the first call's leg sends no more."
     silence: frozenset[int] = frozenset()
     "Frames of digital silence in the middle of the tone."
     lose_first_invite: bool = False
@@ -201,16 +205,25 @@ class FakeServer(asyncio.DatagramProtocol):
         loop = asyncio.get_running_loop()
         faults = self.faults
         start = loop.time()
-        skipped = frame = 0
+        skipped = frame = stalled = 0
+        first = leg is next(iter(self.legs.values()))
         held: bytes | None = None
         while True:
-            due = start + frame * FRAME * faults.clock + faults.delay.get(frame, 0.0)
+            stalled += faults.stall.get(frame, 0)
+            due = start + (frame + stalled) * FRAME * faults.clock + faults.delay.get(frame, 0.0)
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
+            if first and frame == faults.die:
+                return
             skipped += frame in faults.skip_timestamp
             quiet = frame < LEAD_FRAMES or frame in faults.silence
             header = struct.pack(
-                ">BBHII", 0x80, 0x80 if frame == 0 else 0, (65500 + frame) & 0xFFFF, (frame + skipped) * 160, 7
+                ">BBHII",
+                0x80,
+                0x80 if frame == 0 or frame in faults.stall else 0,
+                (65500 + frame) & 0xFFFF,
+                (frame + skipped + stalled) * 160,
+                7,
             )
             packets = [header + (SILENCE if quiet else TONE)] * (1 + (frame in faults.duplicate))
             if frame in faults.swap:

@@ -151,7 +151,23 @@ def test_stall_with_a_timestamp_jump_is_hidden_from_one_spacing_only() -> None:
     assert found.cuts == 1
 
 
-def test_announced_talkspurt_is_no_error() -> None:
+def test_intervals_that_the_pacer_skipped_are_a_gap_of_spacing() -> None:
+    made = records()
+    made["stamp"][100:] += 15 * FRAME_NS
+    made["timestamp"][100:] += 15 * 160
+    made["mpt"][100] = 0x80
+    made["stamp"][200:] += 60_000_000  # late, and no more than a pacer makes up for
+
+    found = analyse(made)
+
+    assert len(found.spacing_error) == 299
+    assert sorted(found.spacing_error)[-3:] == pytest.approx([0.0, 60.0, 300.0], abs=1e-3)
+    assert found.gaps == 1
+    assert found.spacing_vs_timestamp.max() == pytest.approx(60.0)
+    assert found.lost == found.timestamp_errors == 0
+
+
+def test_announced_talkspurt_is_no_error_of_timestamps() -> None:
     made = records()
     quiet(made, slice(90, 100))
     made["stamp"][100:] += 50 * FRAME_NS
@@ -161,7 +177,8 @@ def test_announced_talkspurt_is_no_error() -> None:
     found = analyse(made)
 
     assert (found.talkspurts, found.markers, found.timestamp_errors) == (2, 2, 0)
-    assert found.spacing_error.max() < 1e-6
+    assert found.spacing_vs_timestamp.max() < 1e-6
+    assert found.gaps == 1
     assert found.longest_pause_ms == pytest.approx((10 + 50) * 20.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks.common import ROOT
-from benchmarks.load import report, run
+from benchmarks.load import report, run, steady
+from benchmarks.load.generator import Generator
 from benchmarks.load.plan import Plan
 from benchmarks.load.texts import speeches
 from tests.benchmarks.fake_server import LEAD_FRAMES, FakeServer, Faults
@@ -104,6 +106,63 @@ async def test_a_sound_server_shows_no_fault_and_hears_the_uplink(tmp_path: Path
     assert sorted(server.texts) == sorted(speeches(3, 40, 1))
     assert server.byes == 3
     assert figures["generator"]["cpu_percent"] < 50
+
+
+async def test_finds_a_stall_and_a_leg_that_dies(tmp_path: Path) -> None:
+    server = await FakeServer.start(Faults(stall={60: 20}, die=80))
+    try:
+        figures = await place(tmp_path, server)
+    finally:
+        server.close()
+
+    rtp = figures["rtp"]
+    assert rtp["lost"] == rtp["timestamp_errors"] == 0
+    assert rtp["gaps"] >= 2
+    assert rtp["talkspurts"] == 2 * 2
+    for call in figures["found"]:
+        assert call.spacing_error.max() > 350
+    # Both legs have the 20 skipped intervals fewer, less the edges; the dead one lacks what it had until BYE, too.
+    dead, alive = sorted(shortfalls(tmp_path), reverse=True)
+    assert 10 <= alive <= 22
+    assert dead > 40
+    assert rtp["short"] == dead + alive
+    assert figures["mos"]["worst"] < figures["mos"]["median"]
+
+
+def shortfalls(directory: Path) -> list[int]:
+    outcome = run.collect(directory)
+    found = run.analysed(directory, outcome["shares"])
+    return [report.missing(*each) for each in zip(outcome["calls"], found, strict=True)]
+
+
+async def test_minutes_see_a_leg_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.load.minutes.MINUTE", 1.0)
+    server = await FakeServer.start(Faults(die=60))
+    plan = Plan(
+        server=server.address,
+        rate=10.0,
+        seconds=2.0,
+        scripts=[[text] for text in speeches(2, 40, 1)],
+        start=time.monotonic() + 0.3,
+        token="test",
+        keep=False,
+    )
+    generator = Generator(plan, tmp_path)
+    try:
+        await asyncio.to_thread(generator.run)
+        generator.save()
+    finally:
+        generator.close()
+        server.close()
+
+    first, second = (json.loads(line) for line in (tmp_path / "minutes.jsonl").read_text().splitlines())
+    assert first["lost"] == second["lost"] == 0
+    assert second["short"] >= 40
+    assert second["mos"]["worst"] == 1.0
+    assert steady.figures([first | OF_SERVER, second | OF_SERVER], run.collect(tmp_path))["short"] >= 40
+
+
+OF_SERVER = {"underruns": None, "skipped": None, "rss_mb": None}
 
 
 async def test_a_clock_that_runs_slow_shows_as_drift(tmp_path: Path) -> None:

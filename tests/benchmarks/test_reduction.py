@@ -108,16 +108,19 @@ def test_an_hour_keeps_its_precision() -> None:
     assert reduction.totals().lost == (len(n) - 1) * 24
 
 
-def test_a_talkspurt_is_no_error_of_spacing() -> None:
+def test_intervals_that_the_pacer_skipped_are_a_gap_of_spacing() -> None:
     made = records()
+    made["stamp"][200:] += 60_000_000  # late, and no more than a pacer makes up for
     made["timestamp"][100:] += np.uint32(160 * 10)
     made["stamp"][100:] += FRAME_NS * 10
     made["mpt"][100] = 0x80
 
     reduction = reduced(made)
 
-    assert reduction.spacing.figures()["max"] == 0.0
-    assert reduction.spacing.figures()["count"] == 298
+    assert reduction.spacing.figures()["max"] == 200.0
+    assert reduction.spacing.figures()["count"] == 299
+    assert reduction.spacing.gaps == analyse(made).gaps == 1
+    assert reduction.totals().lost == 0
 
 
 def test_a_new_source_starts_over_and_keeps_what_was_lost_before() -> None:
@@ -132,6 +135,22 @@ def test_a_new_source_starts_over_and_keeps_what_was_lost_before() -> None:
     reception = reduction.reception(0)
     assert reception is not None
     assert (reception.ssrc, reception.lost) == (5, 1)
+    assert reduction.lost_by_call().tolist() == [2]
+    assert reduction.received_ever.tolist() == [298]
+
+
+def test_what_was_lost_before_is_the_calls_own() -> None:
+    first, second = np.delete(records(), [10, 11]), np.delete(records(call=1), 20)
+    for made in (first, second):
+        made["ssrc"][200:] = 5
+    again = records(100, call=1)
+    again["ssrc"] = 6
+
+    reduction = reduced(np.concatenate((first, second, again)), 3)
+
+    assert reduction.lost_by_call().tolist() == [2, 1, 0]
+    assert reduction.received_ever.tolist() == [298, 399, 0]
+    assert (reduction.restarts, reduction.totals().lost) == (3, 3)
 
 
 def test_malformed_packets_are_counted_and_left_out() -> None:

@@ -108,6 +108,16 @@ def test_why_a_call_failed(of_call: dict[str, Any], of_media: dict[str, Any], re
     assert failure(call(**of_call), heard(**of_media)) == reason
 
 
+def test_a_leg_that_dies_is_short() -> None:
+    calls = [call(), call(received=100), call(received=0), call(bye=0)]
+    found = figures(calls, [heard(), heard(packets=104, duplicated=3, after_close=1), CallFigures(), heard()])
+
+    # 9.995 s: 499 packets, of which 5 may be missing; the last call was ended by the server.
+    assert (found["rtp"]["short"], found["rtp"]["short_calls"]) == (394 + 494, 2)
+    assert found["rtp"]["lost"] == 0
+    assert found["mos"]["worst"] == 1.0
+
+
 def test_nothing_answered_is_figures_all_the_same() -> None:
     lost = call(state="failed", failure="INVITE not answered", answer=0, ack=0, bye=0)
 
@@ -125,6 +135,7 @@ def test_nothing_answered_is_figures_all_the_same() -> None:
     [
         ({"lost": 1}, "packets lost"),
         ({"cuts": 1}, "speech cut off"),
+        ({"packets": 493}, "packets short of 50 a second"),
         ({"first_audible": 1 * SECOND + 156 * MS}, "ACK to first audible p95, ms"),
         ({"spacing_error": np.full(499, 3.01)}, "|spacing - 20 ms| p99, ms"),
     ],
@@ -139,11 +150,12 @@ def test_bounds_on_the_servers_own_figures_need_them() -> None:
     found = of_one()
     assert held(check(found))
 
-    found["server"] = {"rss_peak_mb": 300.5, "underruns": 1.0}
+    found["server"] = {"rss_peak_mb": 300.5, "underruns": 1.0, "pacer_skipped": 1.0}
 
     assert {row["bound"] for row in check(found) if not row["held"]} == {
         "server RSS peak, MB",
         "underruns (server's count)",
+        "intervals skipped (server's count)",
     }
 
 
@@ -184,5 +196,5 @@ def test_text_shows_every_figure() -> None:
     assert "server thread python (main), cpu percent" in text
     bounds = report.bounds_text(check(found))
     assert bounds.count("FAIL") == 1
-    assert bounds.count("n/a") == 2  # the server's own count and memory are not known
-    assert bounds.count("PASS") == len(report.BOUNDS) - 3
+    assert bounds.count("n/a") == 3  # the server's own counts and memory are not known
+    assert bounds.count("PASS") == len(report.BOUNDS) - 4
