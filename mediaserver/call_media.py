@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import structlog
@@ -24,6 +24,7 @@ from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.health import HealthLimits, LegHealth, MediaFailure
 from mediaserver.rtp.inbound import InboundAudio
 from mediaserver.rtp.latch import LatchPolicy
+from mediaserver.rtp.look_budget import LookBudget
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.receive_stream import ReceiveFormat
@@ -58,6 +59,8 @@ class MediaServices:
     rtp: RtpConfig
     dtmf: DtmfConfig
     barge_in: BargeInConfig
+    look_budget: LookBudget = field(default_factory=LookBudget)
+    "Of the media thread: a close look at who may be interrupting takes milliseconds."
 
 
 class CallMedia:
@@ -109,6 +112,7 @@ class CallMedia:
             self._report,
             playing=lambda: self.speaking,
             halt=self._halt,
+            budget=services.look_budget,
         )
         self.set_barge_in(services.barge_in.policy)
         if self.format is not None:

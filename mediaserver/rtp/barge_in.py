@@ -3,28 +3,39 @@
 All of it runs on the media thread, and all times are arguments. A frame that may be speech, and that no known echo
 explains, sets a bit in a register; enough bits make a candidate; a candidate is freed of echo and must still be a
 voice. On a quiet line a frame costs one look at its level.
+
+That close look at a candidate is dear. A leg whose looks find no caller takes them less often, and the legs of one
+media thread share a budget (look_budget.py): a leg that is refused asks again with its next frame that may be speech.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mediaserver.rtp.echo_guard import WINDOW_MS, EchoGuard, heard_samples
-from mediaserver.rtp.voice_activity import FRAME_MS, HALF_FRAME, Samples, VoiceActivity, is_speech
+from mediaserver.rtp.look_budget import LookBudget, new_leg
+from mediaserver.rtp.voice_activity import FRAME_MS, HALF_FRAME, Samples, VoiceActivity, is_speech, level
 
 Policy = Literal["none", "speech", "digit", "either"]
 
 CHECK_INTERVAL_MS = 60
-"Between two close looks at one caller; each costs most of a millisecond."
+"Between two close looks at one caller; each costs some milliseconds."
+LONGEST_INTERVAL_MS = 240
+"The interval doubles up to this with each look that finds no caller, from the second one on."
+CALM_MS = 1000
+"Without a candidate: whatever it was that looked like a caller is over."
 TALKSPURT_GAP_MS = 400
 "A pause between two utterances that ends a talkspurt; in a shorter one, the hold-off does not begin again."
 
 _WINDOW_FRAMES = WINDOW_MS // FRAME_MS
 _SLACK_FRAMES = 3  # within the shortest speech, not voiced: a stop consonant
 _LONGEST_MS = WINDOW_MS - _SLACK_FRAMES * FRAME_MS
+_RISE = 2.0  # 6 dB above what was no caller: somebody may be speaking over it
+_YIELD_MS = 2000  # how far a leg whose looks find nothing stands behind others in the queue for the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +81,18 @@ class BargeIn:
     __slots__ = (
         "_activity",
         "_before",
+        "_budget",
+        "_candidate_ms",
         "_check_ms",
+        "_due_ms",
+        "_fruitless",
+        "_fruitless_level",
         "_guard",
         "_halt",
         "_hold_off_ms",
         "_last_playing_ms",
+        "_leg",
+        "_looked_ms",
         "_mask",
         "_min_frames",
         "_on_interrupt",
@@ -96,10 +114,12 @@ class BargeIn:
         *,
         playing: Callable[[], bool],
         halt: Callable[[], None],
+        budget: LookBudget | None = None,
     ) -> None:
         """`playing`: whether speech is being played, and was not halted. `halt`: stop it with the next frame.
 
-        Both, and on_interrupt after halt, are called on the media thread.
+        Both, and on_interrupt after halt, are called on the media thread. `budget`: what all legs of that thread
+        share; without it the leg has one of its own.
         """
         self.policy: Policy = settings.policy
         self.checks = 0
@@ -119,7 +139,14 @@ class BargeIn:
         self._recent: deque[bytes] = deque(maxlen=_WINDOW_FRAMES)
         self._before = b""  # the frame before them
         self._recent_ms = 0  # of the newest
+        self._budget = budget if budget is not None else LookBudget()
+        self._leg = new_leg()
+        self._candidate_ms = 0  # of the last candidate
+        self._looked_ms = -CHECK_INTERVAL_MS
         self._check_ms = 0  # no close look before
+        self._due_ms: int | None = None  # the place in the queue for a close look
+        self._fruitless = 0  # looks in a row that found no caller
+        self._fruitless_level = math.inf  # of the loudest frame of the last of them
         self._started_ms: int | None = None  # of the talkspurt
         self._last_playing_ms = 0
 
@@ -160,8 +187,8 @@ class BargeIn:
             self._register = (self._register << 1) & self._mask
             return
         self._register = register = ((self._register << 1) | 1) & self._mask
-        if register.bit_count() >= self._min_frames and at_ms >= self._check_ms:
-            self._check(at_ms)
+        if register.bit_count() >= self._min_frames:
+            self._consider(at_ms)
 
     def _is_known_echo(self, guard: EchoGuard, pcm: bytes, at_ms: int) -> bool:
         before = self._recent[-2] if len(self._recent) > 1 else b""
@@ -186,20 +213,49 @@ class BargeIn:
         self._recent_ms = at_ms
         recent.append(pcm)
 
+    def _consider(self, at_ms: int) -> None:
+        """A candidate: look closely if it is time to, and the budget has it."""
+        if at_ms - self._candidate_ms >= CALM_MS or self._activity.level >= _RISE * self._fruitless_level:
+            self._start_afresh()
+        self._candidate_ms = at_ms
+        if at_ms < self._check_ms:
+            return
+        due_ms = self._due_ms
+        if due_ms is None:
+            self._due_ms = due_ms = at_ms + (_YIELD_MS if self._fruitless > 1 else 0)
+        if self._budget.take(self._leg, due_ms, at_ms):
+            self._check(at_ms)
+
+    def _start_afresh(self) -> None:
+        """What earlier looks found says nothing about the next."""
+        self._fruitless = 0
+        self._fruitless_level = math.inf
+        self._check_ms = self._looked_ms + CHECK_INTERVAL_MS
+        self._due_ms = None
+
+    def _found_nothing(self, length: int) -> None:
+        self.echoes += 1
+        self._fruitless += 1
+        self._fruitless_level = max(map(level, list(self._recent)[-length:]))
+        interval = CHECK_INTERVAL_MS << min(self._fruitless - 1, 8)
+        self._check_ms = self._looked_ms + min(interval, LONGEST_INTERVAL_MS)
+
     def _check(self, at_ms: int) -> None:
         """The close look: freed of echo, is there a caller?"""
         self.checks += 1
-        self._check_ms = at_ms + CHECK_INTERVAL_MS
+        self._looked_ms = at_ms
+        self._due_ms = None
         length = self._register.bit_length()
         heard = heard_samples(self._before, b"".join(self._recent))
         caller = self._is_caller(heard, length)
         if caller and self._guard is not None:
             # A second opinion from these frames alone: the echo path may have changed within the window.
+            self._budget.charge()
             caller = self._is_caller(heard[-length * HALF_FRAME :], length)
         if caller:
             self._interrupt(Interruption("speech", at_ms, at_ms - (length - 1) * FRAME_MS))
         else:
-            self.echoes += 1
+            self._found_nothing(length)
 
     def _is_caller(self, heard: Samples, length: int) -> bool:
         """Whether the last `length` frames hold a voice, once an echo path fitted to all of `heard` is taken out."""
@@ -210,6 +266,7 @@ class BargeIn:
 
     def _interrupt(self, interruption: Interruption) -> None:
         self._register = 0
+        self._start_afresh()
         self._started_ms = None  # what is played next is a new talkspurt
         self._halt()
         self._on_interrupt(interruption)

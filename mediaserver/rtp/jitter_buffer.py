@@ -30,8 +30,8 @@ _MAX_MISORDER = 100
 _FAR = 8000
 "Samples: no late packet is as late as that."
 _LONGEST_PACKET = 60 * _PER_MS
-_MAX_PIECES = 16
-"Of packets in one frame: what holds fewer than 10 samples a packet is no stream."
+_MAX_PIECES = 5
+"Of packets in one frame: of 5 ms, the shortest that are sent, it holds 4, or 5 if none begins where it does."
 _MAX_GAPS = 8
 
 

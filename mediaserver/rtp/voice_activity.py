@@ -70,10 +70,15 @@ def level_of(dbov: float) -> float:
     return float(32768 * 10 ** (dbov / 20))
 
 
+def level(pcm: bytes) -> float:
+    """The root mean square of 16-bit PCM."""
+    return float(audioop.rms(pcm, 2))
+
+
 class VoiceActivity:
     """One caller's detector; frames must be given in order."""
 
-    __slots__ = ("_floor", "_is_speech", "_noise", "threshold")
+    __slots__ = ("_floor", "_is_speech", "_noise", "level", "threshold")
 
     def __init__(self, energy_floor_dbov: float, aggressiveness: int) -> None:
         """Raises ValueError unless aggressiveness is 0 to 3, 3 being the hardest to please."""
@@ -82,12 +87,14 @@ class VoiceActivity:
         self._is_speech = webrtcvad.Vad(aggressiveness).is_speech
         self._floor = level_of(energy_floor_dbov)
         self._noise = 0.0
+        self.level = 0.0
+        "Root mean square of the frame last given to is_voiced."
         self.threshold = self._floor
         "Root mean square below which nothing is speech: the floor, or what exceeds the line's noise."
 
     def is_voiced(self, pcm: bytes) -> bool:
         """Whether 20 ms of 16-bit PCM at 8 kHz may be speech."""
-        level = audioop.rms(pcm, 2)
+        self.level = level = audioop.rms(pcm, 2)
         if level < self._floor:
             if self._noise > level:
                 self._follow(level)

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from benchmarks.barge_in import SCENES, Call, interrupt_once, nobody_speaks
 from benchmarks.telephone_line import Clips, Scene, frame_levels, line, make_clips, to_pcm
-from mediaserver.rtp.barge_in import TALKSPURT_GAP_MS, BargeIn, BargeInSettings, Interruption, Policy
+from mediaserver.rtp.barge_in import (
+    CALM_MS,
+    CHECK_INTERVAL_MS,
+    LONGEST_INTERVAL_MS,
+    TALKSPURT_GAP_MS,
+    BargeIn,
+    BargeInSettings,
+    Interruption,
+    Policy,
+)
+from mediaserver.rtp.look_budget import LOOK_MS, LookBudget
 from mediaserver.rtp.voice_activity import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE, Samples, level_of
 
 SPEECH = BargeInSettings(policy="speech")
@@ -38,12 +48,13 @@ def frames(samples: Samples) -> list[bytes]:
 class Leg:
     """A leg whose caller says what the test wants."""
 
-    def __init__(self, settings: BargeInSettings = SPEECH) -> None:
+    def __init__(self, settings: BargeInSettings = SPEECH, budget: LookBudget | None = None) -> None:
+        self.looked_at: list[int] = []
         self.playing = True
         self.at_ms = 1000
         self.calls: list[str] = []
         self.interruptions: list[Interruption] = []
-        self.barge_in = BargeIn(settings, self.interrupted, playing=lambda: self.playing, halt=self.halt)
+        self.barge_in = BargeIn(settings, self.interrupted, playing=lambda: self.playing, halt=self.halt, budget=budget)
 
     def halt(self) -> None:
         self.playing = False
@@ -55,7 +66,10 @@ class Leg:
 
     def hear(self, *said: bytes) -> None:
         for frame in said:
+            looks = self.barge_in.checks
             self.barge_in.heard(frame, self.at_ms)
+            if self.barge_in.checks > looks:
+                self.looked_at.append(self.at_ms)
             self.barge_in.sent(None, self.at_ms)
             self.at_ms += FRAME_MS
 
@@ -275,6 +289,101 @@ def test_close_looks_are_rare(clips: Clips) -> None:
 
     assert 1 <= call.barge_in.checks <= 6
     assert call.barge_in.echoes == call.barge_in.checks
+
+
+def two_tones(dbov: float, seconds: float, low: float = 770.0) -> list[bytes]:
+    """The detector of frames takes it for speech; the close look does not. One level all through."""
+    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return frames((np.sin(2 * np.pi * low * times) + np.sin(2 * np.pi * 1336 * times)) * level_of(dbov))
+
+
+@pytest.fixture
+def toned() -> Leg:
+    """A leg whose last looks, all at -30 dBov, found no caller."""
+    leg = Leg()
+    leg.quiet(1000)
+    leg.hear(*two_tones(-30, 2))
+    assert len(leg.looked_at) >= 6
+    return leg
+
+
+def test_who_is_no_caller_is_looked_at_less_often(toned: Leg) -> None:
+    between = np.diff(toned.looked_at)
+
+    assert list(between[:2]) == [CHECK_INTERVAL_MS, 2 * CHECK_INTERVAL_MS]
+    assert set(between[2:]) == {LONGEST_INTERVAL_MS}
+    assert toned.barge_in.echoes == len(toned.looked_at)
+    assert toned.calls == []
+
+
+def test_a_louder_sound_is_looked_at_at_once(toned: Leg) -> None:
+    """Six decibels over what was no caller may be one."""
+    toned.hear(*two_tones(-30, 0.04))
+    before = len(toned.looked_at)
+    rose = toned.at_ms
+    toned.hear(*two_tones(-22, 0.5))
+    after = toned.looked_at[before:]
+
+    assert after[0] - rose <= CHECK_INTERVAL_MS
+    assert list(np.diff(after)[:2]) == [CHECK_INTERVAL_MS, 2 * CHECK_INTERVAL_MS]
+
+
+def test_a_softer_sound_is_not(toned: Leg) -> None:
+    before = len(toned.looked_at)
+    toned.hear(*two_tones(-33, 1))
+
+    assert len(toned.looked_at) - before <= 1000 // LONGEST_INTERVAL_MS + 1
+
+
+@pytest.mark.parametrize(("pause_ms", "interval"), [(CALM_MS, CHECK_INTERVAL_MS), (CALM_MS // 2, LONGEST_INTERVAL_MS)])
+def test_after_a_second_without_a_candidate_looks_begin_anew(pause_ms: int, interval: int, toned: Leg) -> None:
+    toned.quiet(pause_ms)
+    before = len(toned.looked_at)
+    toned.hear(*two_tones(-30, 0.8))
+
+    assert np.diff(toned.looked_at[before:])[0] == interval
+
+
+def test_a_caller_who_speaks_over_it_interrupts(toned: Leg, words: list[bytes]) -> None:
+    began = toned.at_ms
+    toned.hear(*words)
+
+    assert toned.calls == ["halt", "speech"]
+    assert toned.interruptions[0].at_ms - began <= 200 + LONGEST_INTERVAL_MS
+
+
+def run_together(legs: list[Leg], said: list[list[bytes]]) -> None:
+    """All in the same ticks."""
+    for tick in range(max(map(len, said))):
+        for leg, heard in zip(legs, said, strict=True):
+            leg.hear(heard[tick] if tick < len(heard) else QUIET)
+
+
+def test_the_legs_of_a_thread_share_one_budget() -> None:
+    """Twenty callers with tones at once: one look a tick, and the share of the time."""
+    budget = LookBudget()
+    legs = [Leg(budget=budget) for _ in range(20)]
+    tones = [[QUIET] * 50 + two_tones(-30, 3, 700 + 4 * place) for place in range(20)]
+    run_together(legs, tones)
+    looked_at = sorted(at_ms for leg in legs for at_ms in leg.looked_at)
+
+    assert len(set(looked_at)) == len(looked_at)
+    assert len(looked_at) * LOOK_MS <= 2 * LOOK_MS + 3000 * 0.08
+    assert min(len(leg.looked_at) for leg in legs) >= 3
+    alone = Leg()
+    alone.hear(*tones[0])
+    assert len(alone.looked_at) > len(legs[0].looked_at)
+
+
+def test_a_caller_interrupts_among_many_who_are_none(words: list[bytes]) -> None:
+    budget = LookBudget()
+    legs = [Leg(budget=budget) for _ in range(20)]
+    said = [[QUIET] * 50 + two_tones(-30, 2.5, 700 + 4 * place) for place in range(19)]
+    run_together(legs, [*said, [QUIET] * 100 + words])
+
+    assert [leg.calls for leg in legs[:-1]] == [[]] * 19
+    assert legs[-1].calls == ["halt", "speech"]
+    assert legs[-1].interruptions[0].at_ms - 3000 <= 200 + 2 * CHECK_INTERVAL_MS
 
 
 @settings(max_examples=25, deadline=None)

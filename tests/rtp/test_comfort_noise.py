@@ -1,8 +1,11 @@
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mediaserver.rtp import comfort_noise
 from mediaserver.rtp.comfort_noise import ComfortNoise, level_dbov, reflection_coefficients
 
 
@@ -71,14 +74,72 @@ def test_silence_until_described_and_after_reset() -> None:
     assert noise.next(160) == bytes(320)
 
 
-def test_the_same_description_is_made_once_and_goes_on() -> None:
+def test_a_new_level_is_heard_within_200_ms_and_goes_on_from_the_old() -> None:
+    noise, louder = ComfortNoise(), ComfortNoise()
+    noise.describe(bytes([40]))
+    louder.describe(bytes([20]))
+    noise.next(160)
+    noise.describe(bytes([20]))
+    assert [noise.next(160) for _ in range(9)] != [louder.next(160) for _ in range(9)]
+    louder.next(160)
+    assert [noise.next(160) for _ in range(120)] == [louder.next(160) for _ in range(120)]
+
+
+@pytest.mark.parametrize("samples", [80, 160, 240, 1600])
+def test_the_noise_is_the_same_in_whatever_parts_it_is_asked_for(samples: int) -> None:
+    noise, parts = ComfortNoise(), ComfortNoise()
+    for one in (noise, parts):
+        one.describe(bytes([30, 60]))
+    whole = b"".join(noise.next(160) for _ in range(120))
+    assert b"".join(parts.next(samples) for _ in range(19200 // samples)) == whole
+
+
+@pytest.fixture
+def shapes() -> Iterator[Callable[[], int]]:
+    """How often noise was shaped since the test began."""
+    comfort_noise._shaped.cache_clear()
+    yield lambda: comfort_noise._shaped.cache_info().misses
+    comfort_noise._shaped.cache_clear()
+
+
+@pytest.mark.parametrize("coefficients", [b"", bytes([127] * 10), bytes([60, 200])])
+def test_noise_is_shaped_once_for_all_levels_and_calls(coefficients: bytes, shapes: Callable[[], int]) -> None:
+    for _ in range(3):
+        noise = ComfortNoise()
+        for level in range(20, 80):
+            noise.describe(bytes([level]) + coefficients)
+            noise.next(160)
+    assert shapes() == 1
+
+
+def test_coefficients_of_nought_are_white(shapes: Callable[[], int]) -> None:
+    assert np.array_equal(noise_of(bytes([30])), noise_of(bytes([30, 127, 127])))
+    assert shapes() == 1
+
+
+def test_a_peer_with_new_coefficients_every_frame_costs_a_shape_in_ten(shapes: Callable[[], int]) -> None:
     noise = ComfortNoise()
-    noise.describe(bytes([30]))
-    first = noise.next(160)
-    made = noise._noise
-    noise.describe(bytes([30]))
-    assert noise.next(160) != first
-    assert noise._noise is made
+    for code in range(200):
+        noise.describe(bytes([40, code, 3]))
+        assert len(noise.next(160)) == 320
+    assert shapes() == 20
+
+
+def test_streams_that_begin_anew_cost_no_more(shapes: Callable[[], int]) -> None:
+    noise = ComfortNoise()
+    for code in range(200):
+        noise.reset()
+        noise.describe(bytes([40, code, 3]))
+        assert any(noise.next(160))
+    assert shapes() == 20
+
+
+def test_what_is_kept_for_the_process_is_bounded(shapes: Callable[[], int]) -> None:
+    for code in range(comfort_noise._SHAPES + 8):
+        noise = ComfortNoise()
+        noise.describe(bytes([40, code]))
+        noise.next(160)
+    assert comfort_noise._shaped.cache_info().currsize == comfort_noise._SHAPES
 
 
 @pytest.mark.parametrize("payload", [b"", bytes([128]), bytes([255, 1, 2])])

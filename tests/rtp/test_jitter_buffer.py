@@ -472,3 +472,27 @@ def test_frames_are_never_played_twice_nor_out_of_order(seed: int, quiet: bool) 
         buffer.put(*packet)
     assert numbers == sorted(set(numbers))
     assert len(numbers) > 100
+
+
+@pytest.mark.parametrize("first", [160, 163])
+def test_packets_of_5_ms_are_whole_wherever_they_begin(first: int) -> None:
+    """The shortest that are sent: a frame needs five of them if none begins with it."""
+    buffer = JitterBuffer()
+    audio = bytes(range(200)) * 10
+    buffer.put(0, 0, audio[:first])
+    for sequence, start in enumerate(range(first, len(audio) - 40, 40), 1):
+        buffer.put(sequence, start, audio[start : start + 40])
+    played = b"".join(frame for _ in range(40) if isinstance(frame := buffer.get(), bytes))
+
+    assert played[:1600] == audio[:1600]
+    assert buffer.malformed == 0
+
+
+def test_of_smaller_packets_a_frame_takes_five() -> None:
+    buffer = JitterBuffer()
+    for sequence in range(64):
+        buffer.put(sequence, 10 * sequence, bytes([255] * 10))
+    frames = [frame for _ in range(10) if not isinstance(frame := buffer.get(), Missing)]
+
+    assert frames == [[bytes([255] * 10)] * 5 + [110]] * 4
+    assert buffer.malformed == 4 * 11
