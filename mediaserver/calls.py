@@ -31,6 +31,9 @@ from tts_engine.errors import EngineBusyError, EngineError
 
 _log = structlog.get_logger("calls")
 
+MAX_LOAD = 0.9
+"Of the media thread: one more call would have the packets of all others come late."
+
 
 @dataclass(slots=True)
 class CallTotals:
@@ -157,6 +160,8 @@ class Calls:
             raise RefusedError(503, "Server Is Shutting Down", self._retry_after())
         if len(self.legs) >= self._config.calls.max_calls:
             raise RefusedError(503, "Call Limit Reached", self._retry_after())
+        if self.legs and self.pacer.load > MAX_LOAD:
+            raise RefusedError(503, "Media Load Limit Reached", self._retry_after())
         try:
             return self.engines.choose()
         except EngineError as error:

@@ -117,6 +117,8 @@ class _ServerCollector(Collector):
             buckets.append((bound, float(total)))
         # No sum: it is not kept.
         yield HistogramMetricFamily("chatterline_pacer_lateness_seconds", text, buckets=buckets, sum_value=None)
+        text = "Share of the last second that the media thread was at work"
+        yield GaugeMetricFamily("chatterline_pacer_load", text, self._calls.pacer.load)
         text = "Packets not sent because they were due for too long"
         yield CounterMetricFamily("chatterline_pacer_skipped", text, metrics.skipped_intervals)
         text = "Calls taken off the pacer because sending failed"

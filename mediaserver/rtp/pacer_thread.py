@@ -18,6 +18,9 @@ from mediaserver.rtp.pacer import PacedLeg, Pacer, PacerMetrics
 
 _log = logging.getLogger(__name__)
 
+LOAD_S = 1.0
+"How long each measurement of the load is."
+
 _REALTIME_PRIORITY = 1  # the lowest: above all that is not real-time
 _NICE = -10
 _PR_SET_NAME = 15  # prctl(2)
@@ -34,6 +37,9 @@ class PacerThread:
 
     def __init__(self, on_failure: Callable[[PacedLeg, Exception], None] | None = None) -> None:
         """on_failure is called by the pacer's thread, with a leg that was taken off because sending raised."""
+        self.load = 0.0
+        """The share of the last second or so that the thread was at work, waits for the interpreter lock included. Near
+        1 packets are late; as measured last, if there is no leg."""
         self._on_failure = on_failure
         self._pacer = Pacer(0.0, time.monotonic())
         self._awaken = threading.Lock()  # released to end the wait; held otherwise
@@ -80,8 +86,15 @@ class PacerThread:
         _name()
         _prioritise()
         advance, clock, awaken = self._pacer.advance, time.monotonic, self._awaken
+        since, busy = clock(), 0.0
         while not self._stopping:
-            deadline, failed = advance(clock())
+            start = clock()
+            deadline, failed = advance(start)
+            end = clock()
+            busy += end - start
+            if end - since >= LOAD_S:
+                self.load = busy / (end - since)
+                since, busy = end, 0.0
             for leg, error in failed:
                 self._report(leg, error)
             if deadline is None:

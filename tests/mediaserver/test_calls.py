@@ -624,3 +624,15 @@ async def test_many_calls_leave_nothing_behind(caller: Caller) -> None:
             await asyncio.sleep(0)
     assert len(caller.calls.pacer) == 0
     assert all(stream.cancelled or not stream._words for stream in caller.engine.streams)
+
+
+async def test_a_media_thread_at_its_limit_takes_no_further_call(caller: Caller) -> None:
+    caller.calls.pacer.load = 0.95
+    await caller.call("one two three")  # there is no call yet: what was measured is over
+    assert caller.calls.available() is not None
+    caller.call_id = "other"
+    response = await caller.invite()
+    assert (response.code, response.phrase) == (503, "Media Load Limit Reached")
+    assert response.headers["Retry-After"] == "10"
+    caller.calls.pacer.load = 0.2
+    assert caller.calls.available() is None

@@ -1,6 +1,7 @@
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -155,3 +156,26 @@ def test_legs_come_and_go_from_several_threads(pacer: PacerThread) -> None:
         thread.join(TIMEOUT * 3)
     assert errors == []
     assert len(pacer) == 0
+
+
+def test_the_load_is_the_share_of_time_at_work() -> None:
+    class Busy(Leg):
+        def tick(self, due_ms: int) -> None:
+            super().tick(due_ms)
+            end = time.monotonic() + 0.008
+            while time.monotonic() < end:
+                pass
+
+    pacer = PacerThread()
+    assert pacer.load == 0
+    pacer.start()
+    leg = Busy()
+    pacer.add(leg)
+    try:
+        deadline = time.monotonic() + 10
+        while not pacer.load:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert 0.3 < pacer.load <= 1
+    finally:
+        pacer.stop()
