@@ -71,7 +71,7 @@ def relative_sleep() -> Wait:
 
 
 def clock_nanosleep() -> Wait:
-    """Sleeps to an absolute time by clock_nanosleep(2), through ctypes."""
+    """Sleep to an absolute time, through ctypes."""
 
     def wait(deadline: float) -> None:
         _libc.clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, _timespec(deadline), None)
