@@ -122,7 +122,9 @@ async def test_the_overflow_engine_runs_with_the_server(node: Node) -> None:
     assert node.plain.ready
     node.primary.ready = False
     assert (await node.invite("first")).code == 200
-    assert [stream.request.text for stream in node.plain.streams] == ["one"]
+    assert "one" in [stream.request.text for stream in node.plain.streams], (
+        "and the greeting, which is kept for callers"
+    )
     assert "the chatterbox engine is down" in await node.notified()
     await node.stop()
     assert not node.plain.ready
