@@ -11,7 +11,6 @@ from typing import Literal
 
 from mediaserver.config import ChatterboxConfig, TtsConfig
 from mediaserver.onnx_engine import make_onnx_engine
-from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
 from tts_engine.engine import Engine
 from tts_engine.errors import EngineError
 
@@ -119,6 +118,9 @@ def data_directory() -> Path:
 
 
 def _embedded(config: TtsConfig, max_streams: int, max_text_chars: int) -> Engine:
+    # Here: it brings scipy, half a second of every command's start, also of those that speak nothing.
+    from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice  # noqa: PLC0415
+
     voices = {name: EmbeddedVoice(voice.model, voice.speed) for name, voice in config.voices.items()}
     return EmbeddedEngine(
         voices,
