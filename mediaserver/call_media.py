@@ -111,7 +111,7 @@ class CallMedia:
             _barge_in_settings(services.barge_in),
             self._report,
             playing=lambda: self.speaking,
-            halt=self._halt,
+            halt=self.playout.halt,
             budget=services.look_budget,
         )
         self.set_barge_in(services.barge_in.policy)
@@ -269,10 +269,6 @@ class CallMedia:
         A new SSRC of ours comes back too, and the stream that changes has a gap, which no echo guard understands.
         """
         return self.rtp.stats.ssrc == self.rtp.ssrc
-
-    def _halt(self) -> None:
-        """On the media thread."""
-        self.playout.halt()
 
     def _sent(self, pcm: bytes | None, due_ms: int) -> None:
         """On the media thread: what the caller's phone may return as an echo."""

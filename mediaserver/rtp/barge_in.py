@@ -113,7 +113,7 @@ class BargeIn:
         on_interrupt: Callable[[Interruption], None],
         *,
         playing: Callable[[], bool],
-        halt: Callable[[], None],
+        halt: Callable[[], object],
         budget: LookBudget | None = None,
     ) -> None:
         """`playing`: whether speech is being played, and was not halted. `halt`: stop it with the next frame.

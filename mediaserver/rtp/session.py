@@ -28,7 +28,7 @@ REPORTS = 4
 RESTART_MS = 200
 "No stream of a peer begins anew, with decoder and jitter buffer, sooner than this after the one before."
 HOUSEKEEPING_MS = 500
-"How often what is not urgent is looked at: reports, digits without an end, the RTCP port, the leg's health."
+"How often what is not urgent is looked at: reports, the RTCP port, the leg's health."
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class RtpSession:
             self._reports_left = REPORTS
             self._read_rtcp()
             if now >= self.rtcp.next_due:
-                self._report(due_ms)
+                self._report(self.rtcp)
         if self.on_housekeeping is not None:
             self.on_housekeeping(now)
 
@@ -202,14 +202,14 @@ class RtpSession:
             rtcp.receive(data, arrival, arrival + self._wall_offset)
             self._reports += rtcp.malformed == malformed
 
-    def _report(self, due_ms: int) -> None:
-        rtcp, sending = self.rtcp, self.sending
-        if rtcp is None:
-            return
+    def _report(self, rtcp: RtcpSession) -> None:
         self._tell_buffer(rtcp)
-        now, counters = time.monotonic(), sending.counters
-        wall, timestamp = now + self._wall_offset, sending.timestamp(now * 1000)
-        self._send_rtcp(rtcp.report(now, wall, timestamp, counters.packets, counters.octets, sending=False))
+        self._send_rtcp(rtcp.report(*self._sender_info(), sending=False))
+
+    def _sender_info(self) -> tuple[float, float, int, int, int]:
+        """The time by both clocks, its RTP timestamp, and what was sent until then: packets and octets."""
+        now, counters = time.monotonic(), self.sending.counters
+        return now, now + self._wall_offset, self.sending.timestamp(now * 1000), counters.packets, counters.octets
 
     def _tell_buffer(self, rtcp: RtcpSession) -> None:
         """What reports say of the jitter buffer; there is one while somebody listens."""
@@ -223,11 +223,8 @@ class RtpSession:
 
     def say_goodbye(self) -> None:
         """Send BYE (RFC 3550 section 6.6). For the end, once the leg has left the pacer."""
-        rtcp, sending, now = self.rtcp, self.sending, time.monotonic()
-        if rtcp is None or self.began is None:
-            return
-        wall, timestamp, counters = now + self._wall_offset, sending.timestamp(now * 1000), sending.counters
-        self._send_rtcp(rtcp.bye(now, wall, timestamp, counters.packets, counters.octets))
+        if self.rtcp is not None and self.began is not None:
+            self._send_rtcp(self.rtcp.bye(*self._sender_info()))
 
     def close(self) -> None:
         """The end: take leave, and let go of all that calls back, so that nothing has to wait for the cycle collector.
