@@ -16,7 +16,6 @@ from mediaserver.cli_support import fail, read_config
 from mediaserver.config import TtsConfig, require_ip
 from mediaserver.engines import choose, make_engine
 from mediaserver.phone import PhoneError, place_call
-from mediaserver.server import StartError, serve
 from sip.address import parse_uri
 from sip.transport import source_host_towards
 from tts_engine.engine import SpeechRequest
@@ -73,6 +72,9 @@ def _options(
 @app.command("serve")
 def serve_command(config: ConfigOption = None) -> None:
     """Run the media server until SIGTERM or Ctrl-C."""
+    # Here: the other commands need none of it, and it takes most of a second.
+    from mediaserver.server import StartError, serve  # noqa: PLC0415
+
     settings = read_config(config)
     logging.configure(settings.log)
     try:

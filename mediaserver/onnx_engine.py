@@ -61,9 +61,10 @@ def make_onnx_engine(
         raise EngineError(f"engine chatterbox-onnx needs {', '.join(absent)}: pip install 'chatterline[onnx]'")
     # Imported here: only this engine needs it.
     from tts_engine.chatterbox.sampling_settings import SamplingSettings  # noqa: PLC0415
-    from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings  # noqa: PLC0415
+    from tts_engine.onnx_bundle.engine import OnnxBundleEngine  # noqa: PLC0415
     from tts_engine.onnx_bundle.files import fetch_command  # noqa: PLC0415
     from tts_engine.onnx_bundle.hub import find_bundle  # noqa: PLC0415
+    from tts_engine.onnx_bundle.settings import OnnxBundleSettings  # noqa: PLC0415
 
     parts = {str(part): str(precision) for part, precision in config.part_precision.items()}
     directory = find_bundle(config.model, config.precision, parts)

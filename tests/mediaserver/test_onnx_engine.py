@@ -14,7 +14,7 @@ from mediaserver.onnx_engine import OnnxConfig, make_onnx_engine
 from tests.tts_engine.onnx_bundle.synthetic_bundle import write_bundle, write_recording
 from tts_engine.engine import Engine, SpeechRequest
 from tts_engine.errors import EngineError, UnknownVoiceError
-from tts_engine.onnx_bundle import OnnxBundleEngine
+from tts_engine.onnx_bundle.engine import OnnxBundleEngine
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,4 @@
-"""Chatterbox Turbo from its official ONNX bundle, through ONNX Runtime. Nothing that is imported here needs torch."""
+"""Chatterbox Turbo from its official ONNX bundle, through ONNX Runtime. Nothing that is imported here needs torch.
 
-from tts_engine.onnx_bundle.engine import OnnxBundleEngine
-from tts_engine.onnx_bundle.faults import BundleError
-from tts_engine.onnx_bundle.settings import OnnxBundleSettings
-
-__all__ = ["BundleError", "OnnxBundleEngine", "OnnxBundleSettings"]
+Nor does the package import its engine: the command line looks at `files` and `hub` without ONNX Runtime.
+"""

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tts_engine.engine import Engine, PcmChunk, SpeechRequest
-from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings
+from tts_engine.onnx_bundle.engine import OnnxBundleEngine
+from tts_engine.onnx_bundle.settings import OnnxBundleSettings
 
 TEXT = "Thank you for calling. Please hold the line."
 

@@ -22,8 +22,9 @@ from tts_engine.chatterbox.guards import max_tokens
 from tts_engine.chatterbox.sampling_settings import SamplingSettings
 from tts_engine.engine import Engine, SpeechRequest
 from tts_engine.errors import EngineBusyError, EngineNotReadyError, SynthesisError, UnknownVoiceError
-from tts_engine.onnx_bundle import BundleError, OnnxBundleEngine
 from tts_engine.onnx_bundle.bundle import Bundle, SpeechDecoder
+from tts_engine.onnx_bundle.engine import OnnxBundleEngine
+from tts_engine.onnx_bundle.faults import BundleError
 from tts_engine.onnx_bundle.files import find_files
 from tts_engine.onnx_bundle.language_model import LanguageModel
 from tts_engine.onnx_bundle.pace import Pace
@@ -506,7 +507,8 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 from tts_engine.engine import SpeechRequest
-from tts_engine.onnx_bundle import OnnxBundleEngine, OnnxBundleSettings
+from tts_engine.onnx_bundle.engine import OnnxBundleEngine
+from tts_engine.onnx_bundle.settings import OnnxBundleSettings
 import tts_engine.onnx_bundle.hub
 
 async def main():
