@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sipmessage import Request
+from sipmessage import Request, Response
 
 from .address import DEFAULT_PORT, Uri, parse_name_addr, parse_uri
 from .errors import Fault
-from .message import BRANCH_COOKIE, IncomingRequest, SocketAddress, VerbatimURI, with_tag
+from .message import BRANCH_COOKIE, IncomingRequest, SocketAddress, VerbatimURI, header_values, with_tag
 
 DialogId = tuple[str, str, str]
 "Call-ID, local tag, remote tag."
@@ -26,15 +26,15 @@ def new_branch() -> str:
 
 @dataclass(slots=True)
 class Dialog:
-    """A dialog as the side that answered sees it."""
+    """A dialog as we see it: "local" is ours, whichever side has called."""
 
     call_id: str
     local_tag: str
     remote_tag: str
     local_address: str
-    "The To of the INVITE with our tag, verbatim: our From."
+    "Our From, with our tag; of a dialog that a peer set up the To of its INVITE, verbatim."
     remote_address: str
-    "The From of the INVITE, verbatim: our To."
+    "Our To; of a dialog that a peer set up the From of its INVITE, verbatim."
     remote_target: str
     "The URI of the peer's latest Contact, verbatim (section 12.2.2: a re-INVITE may move it)."
     route_set: list[str] = field(default_factory=list)
@@ -53,6 +53,34 @@ class Dialog:
             remote_target=contact_uri(invite),
             route_set=_route_set(invite),
             remote_cseq=invite.cseq,
+        )
+
+    @classmethod
+    def to_be(cls, from_address: str, target: str) -> Dialog:
+        """What an INVITE of ours is made from: there is no dialog yet, and no remote tag."""
+        tag = new_tag()
+        return cls(
+            call_id=secrets.token_hex(16),
+            local_tag=tag,
+            remote_tag="",
+            local_address=f"{from_address};tag={tag}",
+            remote_address=f"<{target}>",
+            remote_target=target,
+            remote_cseq=-1,  # the peer may begin with 0
+        )
+
+    def answered(self, response: Response) -> Dialog:
+        """The dialog that a 2xx to our INVITE makes (section 12.1.2).
+
+        Lenient where no harm is done: without a Contact that can be used, the target stays who was called. Raises
+        ValueError if the Record-Route cannot be used.
+        """
+        return replace(
+            self,
+            remote_tag=response_tag(response),
+            remote_address=response.headers.get("To") or self.remote_address,
+            remote_target=response_target(response) or self.remote_target,
+            route_set=_usable_routes(header_values(response, "Record-Route"))[::-1],
         )
 
     @property
@@ -77,6 +105,18 @@ class Dialog:
         sent_by: host and port that the response is to come to, for the Via.
         """
         self.local_cseq += 1
+        return self._create(method, self.local_cseq, sent_by, headers)
+
+    def create_ack(self, cseq: int, sent_by: str, headers: tuple[tuple[str, str], ...] = ()) -> Request:
+        """Make the ACK of a 2xx (section 13.2.2.4): of its INVITE's number, but of a branch of its own."""
+        return self._create("ACK", cseq, sent_by, headers)
+
+    @property
+    def request_uri(self) -> str:
+        """The Request-URI of requests in this dialog."""
+        return self._target_and_routes()[0]
+
+    def _create(self, method: str, cseq: int, sent_by: str, headers: tuple[tuple[str, str], ...]) -> Request:
         target, routes = self._target_and_routes()
         request = Request(method, VerbatimURI.of(target))
         request.headers.set("Via", f"SIP/2.0/UDP {sent_by};branch={new_branch()};rport")
@@ -86,7 +126,7 @@ class Dialog:
         request.headers.set("From", self.local_address)
         request.headers.set("To", self.remote_address)
         request.headers.set("Call-ID", self.call_id)
-        request.headers.set("CSeq", f"{self.local_cseq} {method}")
+        request.headers.set("CSeq", f"{cseq} {method}")
         for name, value in headers:
             request.headers.add(name, value)
         request.headers.set("Content-Length", "0")
@@ -120,8 +160,28 @@ def contact_uri(request: IncomingRequest) -> str:
     return uri.text
 
 
+def response_tag(response: Response) -> str:
+    """The To tag of a response, "" if it has none: a peer of RFC 2543, or one that is broken."""
+    try:
+        return parse_name_addr(response.headers.get("To", "") or "").parameters.get("tag", "")
+    except ValueError:
+        return ""
+
+
+def response_target(response: Response) -> str | None:
+    """The URI of a response's first Contact; None if there is none that a request could be sent to."""
+    try:
+        uri = _uri(next(iter(header_values(response, "Contact")), ""))
+    except ValueError:
+        return None
+    return uri.text if uri.scheme in ("sip", "sips") else None
+
+
 def _route_set(request: IncomingRequest) -> list[str]:
-    routes = request.values("Record-Route")
+    return _usable_routes(request.values("Record-Route"))
+
+
+def _usable_routes(routes: list[str]) -> list[str]:
     try:
         usable = all(_uri(route).host for route in routes)
     except ValueError:

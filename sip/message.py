@@ -50,6 +50,7 @@ REASONS = {
     486: "Busy Here",
     487: "Request Terminated",
     488: "Not Acceptable Here",
+    489: "Bad Event",
     491: "Request Pending",
     500: "Server Internal Error",
     501: "Not Implemented",
@@ -99,7 +100,12 @@ class IncomingRequest:
 
     def values(self, name: str) -> list[str]:
         """All values of a header that may be listed with commas or repeated, each as it was written."""
-        return [value for line in self.message.headers.getlist(name) for value in split_values(line)]
+        return header_values(self.message, name)
+
+
+def header_values(message: Request | Response, name: str) -> list[str]:
+    """All values of a header that may be listed with commas or repeated, each as it was written."""
+    return [value for line in message.headers.getlist(name) for value in split_values(line)]
 
 
 def is_keepalive(datagram: bytes) -> bool:

@@ -133,6 +133,10 @@ class ClientTransaction(Transaction):
     def start(self, now: float) -> None:
         """Send the request."""
 
+    def abandon(self) -> None:
+        """Its user waits no longer (section 9.1: for the final response of what has been cancelled)."""
+        self._terminate()
+
     @abstractmethod
     def receive(self, response: Response, now: float) -> None:
         """A response that matches this transaction."""

@@ -15,6 +15,9 @@ from .timers import TimerValues
 from .transaction import ServerTransaction, Transaction, TransactionKey, client_key, server_key
 from .via import response_address
 
+CLIENT_METHODS = ("INVITE", "CANCEL", "BYE", "INFO", "REFER", "OPTIONS")
+"Of requests that have a client transaction here."
+
 Send = Callable[[bytes, SocketAddress], None]
 
 
@@ -116,6 +119,11 @@ class SentRequest(_Run):
         self._transaction.receive(response, self._layer.clock.time())
         self._settle()
 
+    def abandon(self) -> None:
+        """Wait for no answer any more."""
+        self._transaction.abandon()
+        self._settle()
+
     # As the transaction's user:
 
     def transmit(self, message: bytes) -> None:
@@ -156,6 +164,10 @@ class TransactionLayer:
         served.receive(request)
         return True
 
+    def serves(self, request: IncomingRequest) -> bool:
+        """Whether a request has its transaction."""
+        return server_key(request) in self.servers
+
     def invite_of(self, cancel: IncomingRequest) -> ServedRequest | None:
         """The INVITE that a CANCEL means (RFC 3261 section 9.2), if its transaction is still here."""
         return self.servers.get(server_key(cancel, "INVITE"))
@@ -172,10 +184,14 @@ class TransactionLayer:
         destination: SocketAddress,
         on_response: Callable[[Response], None],
         on_failure: Callable[[int, str], None],
-    ) -> None:
+    ) -> SentRequest:
         """Send a request of ours through a client transaction."""
         self.stats.requests_sent[request.method] += 1
-        SentRequest(self, request, destination, on_response, on_failure)
+        return SentRequest(self, request, destination, on_response, on_failure)
+
+    def awaits(self, branch: str) -> bool:
+        """Whether a response with this branch could be one to a request of ours."""
+        return any((branch, method) in self.clients for method in CLIENT_METHODS)
 
     def receive_response(self, response: Response) -> bool:
         """Give a response to its transaction; False if there is none."""

@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
 from sipmessage import Request, Response
 
 from .access import AccessList
+from .client_request import Outbox
 from .dialog import Dialog, DialogId, new_tag
 from .errors import Fault, MalformedMessageError
-from .invite_session import InviteSession, Reply
+from .invite_session import InviteSession
 from .machine_runner import Clock
 from .message import (
     IncomingRequest,
     SocketAddress,
-    build_response,
     check_request,
     is_keepalive,
     parse_datagram,
 )
+from .outgoing_invite import OutgoingInvite
+from .outgoing_session import OutgoingSession
+from .peek import branch_of, call_id_of
+from .responder import ACCEPTED_TYPES, ALLOW, ALLOWED_METHODS, OTHER_METHODS, Responder, refusal
+from .session import Session
+from .session_handler import OutgoingHandler, Reply
 from .timers import TimerValues
 from .transaction_layer import ServedRequest, TransactionLayer
-from .transport import Transport, host_port, resolve
+from .transport import Transport
 from .via import response_address, stamp_via, top_via
 
 _log = structlog.get_logger("sip.user_agent")
 
-ALLOWED_METHODS = ("INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "INFO")
-OTHER_METHODS = ("REGISTER", "SUBSCRIBE", "NOTIFY", "PUBLISH", "MESSAGE", "REFER", "UPDATE", "PRACK")
-ACCEPTED_TYPES = (
-    "application/sdp",
-    "multipart/mixed",
-    "text/plain",
-    "application/dtmf-relay",
-    "application/dtmf",
-)
-"Of bodies: of an INVITE, or of an INFO."
+__all__ = ["ACCEPTED_TYPES", "ALLOWED_METHODS", "Application", "UserAgent", "UserAgentConfig"]
+
 OVERLOAD_RETRY_S = "5"
 
 
@@ -87,27 +85,45 @@ class UserAgent:
         self._application = application
         self._config = config
         self._layer = TransactionLayer(self.transport.send, self.clock, config.timers, self.stats)
-        self._sessions: dict[DialogId, InviteSession] = {}
+        self.outbox = Outbox(self._layer, transport, config.server_name)
+        self._responder = Responder(self.outbox, transport, self.stats, config.server_name)
+        self._sessions: dict[DialogId, Session] = {}
         self._by_invite: dict[InviteId, InviteSession] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._outgoing: dict[str, OutgoingSession] = {}
+        "By Call-ID."
+        self._call_ids: set[str] = set()
+        "Of those, and of those that ended a moment ago: their BYE may come again."
         self._session_gone = asyncio.Event()
 
     def close(self) -> None:
         """Stop at once, without a word to anyone: sessions are to be ended before. Idempotent."""
-        for session in list(self._sessions.values()):
+        for session in [*self._sessions.values(), *self._outgoing.values()]:
             session.terminate()
         self._sessions.clear()
         self._by_invite.clear()
-        for task in self._tasks:
-            task.cancel()
+        self._outgoing.clear()
+        self.outbox.close()
         self._layer.close()
         self.transport.close()
 
     async def wait_idle(self) -> None:
-        """Wait until no session is left, not even one whose BYE is on its way."""
-        while self._sessions:
+        """Wait until no session is left, not even one whose BYE or CANCEL is on its way."""
+        while self._sessions or self._outgoing:
             self._session_gone.clear()
             await self._session_gone.wait()
+
+    def invite(self, invite: OutgoingInvite, handler: OutgoingHandler) -> OutgoingSession:
+        """Place a call; what comes of it is told to the handler, never before this returns."""
+        session = OutgoingSession(self, invite, handler)
+        self._outgoing[session.call_id] = session
+        self._call_ids.add(session.call_id)
+        session.start()
+        return session
+
+    @property
+    def capabilities(self) -> tuple[tuple[str, str], ...]:
+        """Headers of an INVITE that tell what we can do."""
+        return (ALLOW,)
 
     # From the network:
 
@@ -115,7 +131,7 @@ class UserAgent:
         if is_keepalive(datagram):
             return
         allowed = self._config.access.allows(source[0])
-        if not allowed:
+        if not allowed and not self._belongs(datagram):
             self.stats.datagrams_forbidden += 1
             if not self._config.access.may_refuse(self.clock.time()):
                 return
@@ -127,30 +143,49 @@ class UserAgent:
             _log.info("datagram_malformed", source=source[0], bytes=len(datagram), error=str(error))
             return
         if isinstance(message, Request):
-            self._receive_request(message, source, fault if allowed else Fault(403, "Forbidden"))
-        elif allowed:
-            self.stats.responses_received += 1
-            if not self._layer.receive_response(message):
-                self.stats.datagrams_unmatched += 1
+            self._receive_request(message, source, fault, allowed)
+        else:
+            self._receive_response(message, fault)
 
-    def _receive_request(self, message: Request, source: SocketAddress, fault: Fault | None) -> None:
+    def _belongs(self, datagram: bytes) -> bool:
+        """Whether a datagram of a stranger may be of a request or a dialog of ours: then it is looked at.
+
+        A carrier answers, and says BYE, from where it likes. What it has to know to do so nobody can guess.
+        """
+        if datagram.startswith(b"SIP/"):
+            branch = branch_of(datagram)
+            return branch is not None and self._layer.awaits(branch)
+        return bool(self._call_ids) and call_id_of(datagram) in self._call_ids
+
+    def _receive_response(self, response: Response, fault: Fault | None) -> None:
+        self.stats.responses_received += 1
+        if fault is not None or not 100 <= response.code <= 699:
+            self.stats.datagrams_malformed += 1
+            return
+        try:
+            if not self._layer.receive_response(response):
+                self.stats.datagrams_unmatched += 1
+        except Exception:  # noqa: BLE001 - nor may it end the transport
+            _log.exception("response_failed", call_id=response.headers.get("Call-ID"), code=response.code)
+
+    def _receive_request(self, message: Request, source: SocketAddress, fault: Fault | None, allowed: bool) -> None:
         method = message.method if message.method in ALLOWED_METHODS + OTHER_METHODS else "OTHER"
         self.stats.requests_received[method] += 1
         checked = fault or check_request(message, source)
+        if not allowed and not (isinstance(checked, IncomingRequest) and self._is_of_ours(checked)):
+            checked = Fault(403, "Forbidden")
         via = top_via(message)
         stamp_via(message, source)  # after parsing: sipmessage cannot read an IPv6 address in `received`
         if isinstance(checked, IncomingRequest):
             if not self._layer.receive_request(checked):
                 self._begin(checked)
         elif message.method != "ACK":
-            self._refuse_statelessly(message, response_address(via, source), checked)
+            self._responder.refuse_statelessly(message, response_address(via, source), checked)
 
-    def _refuse_statelessly(self, message: Request, destination: SocketAddress, fault: Fault) -> None:
-        """Section 8.2.7: without the headers that identify it, a request cannot have a transaction."""
-        _log.info("request_refused", source=destination[0], method=message.method, code=fault.code, reason=fault.reason)
-        self.stats.responses_sent[fault.code] += 1
-        response = self._build(message, Reply.of(fault), new_tag())
-        self.transport.send(bytes(response), destination)
+    def _is_of_ours(self, request: IncomingRequest) -> bool:
+        """Whether a request is within a session that we set up, or comes again."""
+        session = self._session_of(request)
+        return isinstance(session, OutgoingSession) or self._layer.serves(request)
 
     def _begin(self, request: IncomingRequest) -> None:
         """A request that matches no transaction."""
@@ -158,13 +193,13 @@ class UserAgent:
             self._receive_ack(request)
         elif len(self._layer.servers) >= self._most_transactions(request):
             overload = Fault(503, "Too Many Transactions", (("Retry-After", OVERLOAD_RETRY_S),))
-            self._refuse_statelessly(request.message, response_address(request.via, request.source), overload)
+            self._responder.refuse_statelessly(request.message, response_address(request.via, request.source), overload)
         else:
             session = self._session_of(request)
             fault = self._check(request, session)  # before it is itself among the transactions
             served = self._layer.serve(request)
             if fault is not None:
-                self._refuse(served, fault)
+                self._responder.refuse(served, fault)
             else:
                 self._serve(served, session)
 
@@ -172,7 +207,7 @@ class UserAgent:
         """Calls that are up can be controlled and ended when no new ones are taken."""
         return self._config.max_transactions * (2 if self._session_of(request) is not None else 1)
 
-    def _serve(self, served: ServedRequest, session: InviteSession | None) -> None:
+    def _serve(self, served: ServedRequest, session: Session | None) -> None:
         method = served.request.method
         try:
             if method == "CANCEL":
@@ -201,25 +236,15 @@ class UserAgent:
             _log.exception("ack_failed", call_id=ack.call_id)
             session.break_down()
 
-    def _session_of(self, request: IncomingRequest) -> InviteSession | None:
+    def _session_of(self, request: IncomingRequest) -> Session | None:
         if request.to_tag is None:
             return None
         return self._sessions.get((request.call_id, request.to_tag, request.from_tag))
 
-    def _check(self, request: IncomingRequest, session: InviteSession | None) -> Fault | None:
-        """Sections 8.2.1 to 8.2.3 and 12.2.2."""
-        method = request.method
-        if method not in ALLOWED_METHODS:
-            if method in OTHER_METHODS:
-                return Fault(405, "Method Not Allowed", (("Allow", ", ".join(ALLOWED_METHODS)),))
-            return Fault(501, "Not Implemented", (("Allow", ", ".join(ALLOWED_METHODS)),))
-        if method == "CANCEL":
-            return None
-        required = request.values("Require")
-        if required:
-            return Fault(420, "Bad Extension", (("Unsupported", ", ".join(required)),))
-        if session is None and (request.to_tag is not None or method in ("BYE", "INFO")):
-            return Fault(481, "Call/Transaction Does Not Exist")
+    def _check(self, request: IncomingRequest, session: Session | None) -> Fault | None:
+        fault = refusal(request, in_session=session is not None)
+        if fault is not None:
+            return fault
         if session is None and self._is_merged(request):
             return Fault(482, "Loop Detected")
         return None
@@ -230,7 +255,7 @@ class UserAgent:
 
     def _cancel(self, served: ServedRequest) -> None:
         if self._layer.invite_of(served.request) is None:
-            self._refuse(served, Fault(481, "Call/Transaction Does Not Exist"))
+            self._responder.refuse(served, Fault(481, "Call/Transaction Does Not Exist"))
             return
         session = self._by_invite.get(_invite_id(served.request))
         self.respond(served, Reply(200), session.dialog.local_tag if session is not None else None)
@@ -241,7 +266,7 @@ class UserAgent:
         try:
             dialog = Dialog.from_invite(served.request, new_tag())
         except ValueError as error:
-            self._refuse(served, Fault(400, str(error)))
+            self._responder.refuse(served, Fault(400, str(error)))
             return
         session = InviteSession(self, served, dialog)
         self._sessions[dialog.id] = session
@@ -257,95 +282,19 @@ class UserAgent:
 
     def respond(self, served: ServedRequest, reply: Reply, to_tag: str | None = None) -> Response:
         """Send a reply, with the headers that every reply of ours has."""
-        response = self._build(served.request.message, reply, to_tag or new_tag())
-        if served.request.method == "INVITE" and 101 <= reply.code <= 299:
-            host = host_port(self.transport.advertised(served.request.source))
-            response.headers.set("Contact", f"<sip:chatterline@{host}>")
-        served.respond(response)
-        return response
+        return self._responder.respond(served, reply, to_tag)
 
-    def send_in_dialog(
-        self,
-        dialog: Dialog,
-        method: str,
-        headers: tuple[tuple[str, str], ...],
-        fallback: SocketAddress,
-        done: Callable[[int], None],
-        body: bytes = b"",
-    ) -> None:
-        """Send a request in a dialog; `done` is given the code of its final response, 408 if none comes.
+    def adopt(self, session: OutgoingSession) -> None:
+        """A session of ours has its dialog: requests within it can be told."""
+        self._sessions[session.dialog.id] = session
 
-        fallback: where it goes if the dialog's next hop does not resolve.
-        """
-
-        async def send() -> None:
-            destination = await self._next_hop(dialog, fallback)
-            sent_by = host_port(self.transport.advertised(destination))
-            own = ("User-Agent", self._config.server_name)
-            request = dialog.create_request(method, sent_by, (own, *headers))
-            if body:
-                request.body = body
-                request.headers.set("Content-Length", str(len(body)))
-            self._request(request, destination, done)
-
-        task = asyncio.ensure_future(send())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def forget(self, session: InviteSession) -> None:
+    def forget(self, session: Session) -> None:
         """The session is over, and all has been said."""
         self._sessions.pop(session.dialog.id, None)
-        self._by_invite.pop(_invite_id(session.request), None)
+        if isinstance(session, InviteSession):
+            self._by_invite.pop(_invite_id(session.request), None)
+        elif self._outgoing.get(session.call_id) is session:
+            del self._outgoing[session.call_id]
+            forget_it = partial(self._call_ids.discard, session.call_id)
+            self.clock.call_at(self.clock.time() + self.timers.timeout, forget_it)
         self._session_gone.set()
-
-    async def _next_hop(self, dialog: Dialog, fallback: SocketAddress) -> SocketAddress:
-        try:
-            return await resolve(dialog.next_hop())
-        except OSError as error:
-            host = dialog.next_hop()[0]
-            _log.warning("next_hop_unresolved", call_id=dialog.call_id, host=host, error=str(error))
-            return fallback
-
-    def _request(self, request: Request, destination: SocketAddress, done: Callable[[int], None]) -> None:
-        log = _log.bind(call_id=request.call_id, method=request.method)
-
-        def answered(response: Response) -> None:
-            if response.code >= 200:
-                log.debug("request_answered", code=response.code)
-                done(response.code)
-
-        def failed(code: int, reason: str) -> None:
-            log.warning("request_failed", code=code, reason=reason)
-            done(code)
-
-        self._layer.request(request, destination, answered, failed)
-
-    def _refuse(self, served: ServedRequest, fault: Fault) -> None:
-        request = served.request
-        _log.info(
-            "request_refused",
-            call_id=request.call_id,
-            source=request.source[0],
-            method=request.method,
-            code=fault.code,
-            reason=fault.reason,
-        )
-        self.respond(served, Reply.of(fault))
-
-    def _build(self, request: Request, reply: Reply, to_tag: str) -> Response:
-        response = build_response(
-            request,
-            reply.code,
-            reply.reason,
-            to_tag=to_tag,
-            headers=reply.headers,
-            body=reply.body,
-            content_type=reply.content_type,
-        )
-        headers = response.headers
-        headers.set("Server", self._config.server_name)
-        if request.method in ("INVITE", "OPTIONS") and 200 <= reply.code <= 299:
-            headers.set("Allow", ", ".join(ALLOWED_METHODS))
-            headers.set("Supported", "")  # no extension of RFC 3261 by option tag
-            headers.set("Accept", ", ".join(ACCEPTED_TYPES))
-        return response

@@ -7,13 +7,16 @@ import heapq
 import itertools
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import Any
 
-from sipmessage import Message, Request, Response
+from sipmessage import Headers, Message, Request, Response
 
 from sip.access import AccessList
 from sip.errors import Fault
 from sip.invite_session import EndCause, InviteSession, Reply
 from sip.message import IncomingRequest, SocketAddress, check_request
+from sip.outgoing_invite import OutgoingInvite
+from sip.outgoing_session import OutgoingSession
 from sip.stats import SipStats
 from sip.timers import TimerValues
 from sip.transport import Receiver
@@ -107,6 +110,23 @@ class RecordingHandler:
         self.causes.append(cause)
 
 
+class RecordingOutgoingHandler(RecordingHandler):
+    """Of a session that we set up: what came of it, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[object, ...]] = []
+
+    def ringing(self, code: int, body: bytes) -> None:
+        self.told.append(("ringing", code, body))
+
+    def answered(self, body: bytes, headers: Headers) -> None:
+        self.told.append(("answered", body))
+
+    def failed(self, code: int, reason: str) -> None:
+        self.told.append(("failed", code))
+
+
 class RecordingApplication:
     """An application that takes every call and does nothing by itself."""
 
@@ -162,6 +182,37 @@ class Bench:
         assert self.receive(make_in_dialog("ACK", response, cseq=1)) == []
         return response, session, handler
 
+    async def place(self, **options: Any) -> tuple[OutgoingSession, RecordingOutgoingHandler, Request]:
+        """A call of ours, and its INVITE."""
+        handler = RecordingOutgoingHandler()
+        invite = OutgoingInvite(
+            **{"target": "sip:bob@192.0.2.10:5070", "from_uri": "sip:tts@example.com", "body": b"offer", **options}
+        )
+        session = self.agent.invite(invite, handler)
+        return session, handler, await self.take_request()
+
+    async def place_answered(self, **options: Any) -> tuple[OutgoingSession, RecordingOutgoingHandler, Request]:
+        """A call of ours that has been answered, and its ACK."""
+        session, handler, invite = await self.place(**options)
+        (ack,) = self.receive(answer(invite, 200, to_tag="bob-1", headers=CONTACT, body=b"answer"))
+        assert isinstance(ack, Request)
+        return session, handler, ack
+
+    async def take_request(self) -> Request:
+        """The one request that is sent once the address has been resolved."""
+        (request,) = await self.take_requests()
+        return request
+
+    async def take_requests(self) -> list[Request]:
+        """Those that are sent once addresses have been resolved; there are no responses among them."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        requests = []
+        for message in self.transport.take():
+            assert isinstance(message, Request)
+            requests.append(message)
+        return requests
+
 
 def make_request(
     method: str = "OPTIONS",
@@ -206,9 +257,26 @@ def incoming(data: bytes, source: SocketAddress = PEER) -> IncomingRequest:
     return request
 
 
-def answer(request: Request, code: int, reason: str = "X", to_tag: str | None = None) -> bytes:
-    """A peer's response to a request of ours."""
-    response = Response(code, reason)
+def make_from_callee(method: str, ack: Request, *, cseq: int, **options: Any) -> bytes:
+    """A request of who was called by us, within the dialog that an ACK of ours is of."""
+    headers: dict[str, str | None] = {"From": ack.headers["To"], "To": ack.headers["From"], "Call-ID": ack.call_id}
+    headers |= {"Contact": "<sip:bob@192.0.2.10:5070>", **options.pop("headers", {})}
+    return make_request(method, cseq=cseq, call_id=ack.call_id, headers=headers, **options)
+
+
+CONTACT = {"Contact": "<sip:bob@192.0.2.10:5070>"}
+
+
+def answer(
+    request: Request,
+    code: int,
+    reason: str = "X",
+    to_tag: str | None = None,
+    headers: dict[str, str] | None = None,
+    body: bytes = b"",
+) -> bytes:
+    """A peer's response to a request of ours; `headers` replace those that it would have."""
+    response = Response(code, reason, body)
     for via in request.headers.getlist("Via"):
         response.headers.add("Via", via)
     response.headers.set("From", request.headers["From"])
@@ -216,5 +284,7 @@ def answer(request: Request, code: int, reason: str = "X", to_tag: str | None = 
     response.headers.set("To", to + (f";tag={to_tag}" if to_tag else ""))
     response.headers.set("Call-ID", request.headers["Call-ID"])
     response.headers.set("CSeq", request.headers["CSeq"])
-    response.headers.set("Content-Length", "0")
+    response.headers.set("Content-Length", str(len(body)))
+    for name, value in (headers or {}).items():
+        response.headers.set(name, value)
     return bytes(response)

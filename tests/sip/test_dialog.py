@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sipmessage import Message, Request
+from sipmessage import Message, Request, Response
 
 from sip.dialog import Dialog, contact_uri, new_branch, new_tag
 from tests.sip.doubles import incoming, make_request
@@ -117,3 +117,67 @@ def test_tags_and_branches_differ() -> None:
     assert len({new_tag() for _ in range(100)}) == 100
     assert len({new_branch() for _ in range(100)}) == 100
     assert new_branch().startswith("z9hG4bK")
+
+
+def of_ours(**headers: str) -> Dialog:
+    """A dialog that we set up, from an answer with these headers."""
+    response = Response(200, "OK")
+    response.headers.set("To", "<sip:bob@x.example>;tag=bob-1")
+    for name, value in headers.items():
+        response.headers.set(name.replace("_", "-"), value)
+    return Dialog.to_be('"Me" <sip:tts@example.com>', "sip:bob@x.example:5070").answered(response)
+
+
+def test_before_the_answer() -> None:
+    made = Dialog.to_be("<sip:tts@example.com>", "sip:bob@x.example:5070")
+    invite = made.create_request("INVITE", "h:1")
+    assert str(invite.uri) == made.request_uri == "sip:bob@x.example:5070"
+    assert invite.headers["To"] == "<sip:bob@x.example:5070>"
+    assert invite.headers["From"] == f"<sip:tts@example.com>;tag={made.local_tag}"
+    assert made.next_hop() == ("x.example", 5070)
+    assert made.remote_tag == ""
+
+
+def test_call_ids_cannot_be_guessed() -> None:
+    ids = {Dialog.to_be("<sip:a@b>", "sip:b@c").call_id for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(call_id) == 32 for call_id in ids)
+
+
+def test_state_from_an_answer() -> None:
+    """Section 12.1.2: the route is the Record-Route backwards."""
+    made = of_ours(Contact="<sip:bob@192.0.2.7>", Record_Route="<sip:p1.example;lr>, <sip:p2.example;lr>")
+    assert made.remote_tag == "bob-1"
+    assert made.remote_target == "sip:bob@192.0.2.7"
+    assert made.route_set == ["<sip:p2.example;lr>", "<sip:p1.example;lr>"]
+    assert made.next_hop() == ("p2.example", 5060)
+    bye = made.create_request("BYE", "h:1")
+    assert bye.headers["To"] == "<sip:bob@x.example>;tag=bob-1"
+
+
+def test_an_answer_without_contact_keeps_the_target() -> None:
+    assert of_ours().remote_target == "sip:bob@x.example:5070"
+    assert of_ours(Contact="tel:+49").remote_target == "sip:bob@x.example:5070"
+
+
+def test_an_answer_with_a_route_that_is_none() -> None:
+    with pytest.raises(ValueError, match="Record-Route"):
+        of_ours(Record_Route="<sip:p1.example;lr>, nowhere at all")
+
+
+def test_an_ack_has_the_number_of_its_invite() -> None:
+    made = of_ours()
+    made.create_request("INVITE", "h:1")
+    invite = made.create_request("INVITE", "h:1")
+    ack = made.create_ack(1, "h:1", (("Authorization", "Digest x"),))
+    assert ack.headers["CSeq"] == "1 ACK"
+    assert ack.headers["Authorization"] == "Digest x"
+    assert ack.headers["Via"] != invite.headers["Via"]
+    assert made.create_request("BYE", "h:1").headers["CSeq"] == "3 BYE"
+
+
+def test_the_peers_numbers_begin_where_it_likes() -> None:
+    made = of_ours()
+    assert made.check(incoming(make_request("INFO", cseq=0))) is None
+    assert made.check(incoming(make_request("INFO", cseq=0))) is not None
+    assert of_ours().check(incoming(make_request("INFO", cseq=77))) is None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from sipmessage import Response
+from sipmessage import Request, Response
 
 from sip.errors import Fault
-from tests.sip.doubles import PEER, Bench, make_in_dialog, make_request
+from tests.sip.doubles import CONTACT, PEER, Bench, answer, make_from_callee, make_in_dialog, make_request
 
 STRANGER = ("203.0.113.66", 5060)
 
@@ -19,7 +21,7 @@ def bench() -> Bench:
 def test_options_says_what_we_can_do(bench: Bench) -> None:
     response = bench.receive_one(make_request("OPTIONS"))
     assert response.code == 200
-    assert response.headers["Allow"] == "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO"
+    assert response.headers["Allow"] == "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, NOTIFY"
     assert response.headers["Accept"] == (
         "application/sdp, multipart/mixed, text/plain, application/dtmf-relay, application/dtmf"
     )
@@ -90,7 +92,7 @@ def test_unknown_dialogs_get_481(bench: Bench, method: str) -> None:
     assert bench.receive_one(make_request(method, to_tag="gone")).code == 481
 
 
-@pytest.mark.parametrize("method", ["BYE", "INFO"])
+@pytest.mark.parametrize("method", ["BYE", "INFO", "NOTIFY"])
 def test_requests_that_need_a_dialog_get_481_without_a_tag(bench: Bench, method: str) -> None:
     assert bench.receive_one(make_request(method)).code == 481
 
@@ -194,3 +196,85 @@ def test_ipv6_peers() -> None:
     bench = Bench(allow="2001:db8::/32")
     response = bench.receive_one(make_request("OPTIONS"), ("2001:db8::5", PEER[1]))
     assert response.code == 200
+
+
+# Peers of calls of ours, wherever they speak from:
+
+
+async def test_a_response_is_taken_wherever_it_comes_from(bench: Bench) -> None:
+    """A carrier's answer may come from another host than the one that was asked."""
+    _, handler, invite = await bench.place()
+    (ack,) = bench.receive(answer(invite, 200, to_tag="bob-1", headers=CONTACT), STRANGER)
+    assert isinstance(ack, Request)
+    assert handler.told == [("answered", b"")]
+    assert bench.agent.stats.datagrams_forbidden == 0
+
+
+async def test_a_strangers_response_to_nothing_is_dropped_unread(bench: Bench) -> None:
+    _, handler, invite = await bench.place()
+    branch = invite.headers["Via"].partition("branch=")[2].partition(";")[0]
+    forged = answer(invite, 200, to_tag="bob-1", headers=CONTACT).replace(branch.encode(), b"z9hG4bKguessed")
+    for _ in range(30):
+        assert bench.receive(forged, STRANGER) == []
+    assert handler.told == []
+    assert bench.agent.stats.datagrams_forbidden == 30
+
+
+async def test_requests_within_a_call_of_ours_are_taken_wherever_they_come_from(bench: Bench) -> None:
+    _, handler, ack = await bench.place_answered()
+    assert bench.receive_one(make_from_callee("INFO", ack, cseq=1, body=b"1"), STRANGER).code == 200
+    bye = make_from_callee("BYE", ack, cseq=2)
+    assert bench.receive_one(bye, STRANGER).code == 200
+    assert handler.infos == [b"1"]
+    assert len(handler.causes) == 1
+    assert bench.receive_one(bye, STRANGER).code == 200  # its 200 was lost
+    assert bench.agent.stats.datagrams_forbidden == 0
+    bench.clock.advance(40.0)
+    assert bench.receive_one(bye, STRANGER).code == 403
+
+
+async def test_a_stranger_has_to_know_the_tags_too(bench: Bench) -> None:
+    _, handler, ack = await bench.place_answered()
+    wrong: dict[str, str | None] = {"From": "<sip:bob@192.0.2.10:5070>;tag=guessed"}
+    assert bench.receive_one(make_from_callee("BYE", ack, cseq=1, headers=wrong), STRANGER).code == 403
+    outside: dict[str, str | None] = {"Call-ID": ack.call_id}
+    assert bench.receive_one(make_request("INVITE", headers=outside), STRANGER).code == 403
+    assert handler.causes == []
+    assert bench.application.sessions == []
+
+
+async def test_before_the_answer_there_is_no_dialog(bench: Bench) -> None:
+    session, handler, invite = await bench.place()
+    bench.receive(answer(invite, 180, to_tag="bob-1"))
+    headers = {"From": "<sip:bob@192.0.2.10:5070>;tag=bob-1", "To": invite.headers["From"], "Call-ID": session.call_id}
+    assert bench.receive_one(make_request("BYE", headers=dict(headers))).code == 481
+    assert handler.told == [("ringing", 180, b"")]
+
+
+async def test_we_may_call_ourselves() -> None:
+    """Both ends in one user agent: each with its own session."""
+    bench = Bench(allow="198.51.100.0/24")
+    us = ("198.51.100.1", 5060)
+    session, handler, invite = await bench.place(target="sip:self@198.51.100.1:5060")
+
+    async def carry(*messages: Request | Response) -> None:
+        waiting = list(messages)
+        while waiting:
+            waiting += bench.receive(bytes(waiting.pop(0)), us)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            waiting += bench.transport.take()
+
+    assert bench.receive(bytes(invite), us) == []
+    (called,) = bench.application.sessions
+    called.ring()
+    called.accept(b"answer", "application/sdp")
+    await carry(*bench.transport.take())
+    assert handler.told == [("ringing", 180, b""), ("answered", b"answer")]
+    assert called.confirmed
+    assert (called.from_uri, called.to_uri) == (session.from_uri, session.to_uri)
+    assert (called.local_uri, called.remote_uri) == (session.remote_uri, session.local_uri)
+    session.hang_up()
+    await carry(*await bench.take_requests())
+    assert len(bench.application.handlers[0].causes) == 1
+    await asyncio.wait_for(bench.agent.wait_idle(), 1)
