@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tts_engine.errors import EngineError
 from tts_engine.measures import Measure
@@ -17,6 +17,9 @@ SAMPLE_RATES = (8000, 16000, 24000)
 "Sample rates in Hz that every engine can be asked for."
 
 BYTES_PER_SAMPLE = 2
+
+Feature = Literal["rate", "phonemes", "enrol"]
+"""rate, phonemes: the fields of SpeechRequest. enrol: new voices can be made from recordings."""
 
 
 def _nothing_buffered() -> float:
@@ -50,6 +53,10 @@ class SpeechRequest:
     at any time and from any thread; it serves first whom it runs out for first."""
     cacheable: bool = True
     "Whether its audio may be kept, and be given to others who ask for the same; False for what is private."
+    rate: float = 1.0
+    "Of speech: 2.0 is twice as fast. Engines without the feature speak at their own."
+    phonemes: str | None = field(default=None, repr=False)
+    "How the text is pronounced, in IPA. Engines without the feature, or that cannot, speak the text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,10 @@ class Engine(Protocol):
 
     @property
     def default_voice(self) -> str: ...
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What of a request it does beyond the text; the rest it ignores."""
 
     @property
     def ready(self) -> bool:

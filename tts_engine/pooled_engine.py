@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from weakref import WeakValueDictionary
 
-from tts_engine.engine import EngineLimits, SpeechRequest
+from tts_engine.engine import EngineLimits, Feature, SpeechRequest
 from tts_engine.errors import (
     EngineBusyError,
     EngineError,
@@ -109,6 +109,11 @@ class PooledEngine(ABC):
     @property
     def default_voice(self) -> str:
         return self._default_voice
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """None, unless the voice has some."""
+        return frozenset()
 
     @property
     def ready(self) -> bool:

@@ -85,6 +85,13 @@ async def test_it_speaks(engine: CountingEngine) -> None:
     assert await read(engine.synthesize(SpeechRequest(""))) == b""
 
 
+async def test_what_a_voice_cannot_do_is_ignored(engine: CountingEngine) -> None:
+    assert not engine.features
+    request = SpeechRequest("a", rate=2.0, phonemes="ø")
+    assert await read(engine.synthesize(request)) == b"plain:a;"
+    assert "ø" not in repr(request)
+
+
 async def test_a_load_that_fails_can_be_repeated() -> None:
     engine = CountingEngine()
     engine.problem = EngineError("no weights")

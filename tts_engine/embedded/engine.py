@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from tts_engine.embedded.memory import share_one_malloc_arena
-from tts_engine.embedded.model import EmbeddedVoice, VoiceModel, load_models, speak
-from tts_engine.engine import EngineLimits, SpeechRequest
+from tts_engine.embedded.model import EmbeddedVoice, VoiceModel, load_models, pace, speak
+from tts_engine.engine import EngineLimits, Feature, SpeechRequest
 from tts_engine.errors import EngineError
 from tts_engine.pooled_engine import PooledEngine, check_voice
 from tts_engine.pooled_stream import Piece
@@ -16,6 +16,8 @@ from tts_engine.pooled_stream import Piece
 logger = logging.getLogger(__name__)
 
 DEFAULT_VOICES: Mapping[str, EmbeddedVoice] = MappingProxyType({"heart": EmbeddedVoice("heart")})
+
+FEATURES: frozenset[Feature] = frozenset(("rate", "phonemes"))
 
 _WARM_UP = "Chatterline answers at ten past nine."
 
@@ -45,6 +47,10 @@ class EmbeddedEngine(PooledEngine):
     def voices(self) -> tuple[str, ...]:
         return tuple(self._voices)
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        return FEATURES
+
     def _load(self) -> None:
         share_one_malloc_arena()
         self._models = _load_and_warm_up({voice.model for voice in self._voices.values()})
@@ -55,7 +61,9 @@ class EmbeddedEngine(PooledEngine):
     def _speak(self, request: SpeechRequest, voice: str, stopped: Callable[[], bool]) -> Iterator[Piece]:
         # A step is one clause, some 10 ms: none is worth breaking off.
         chosen = self._voices[voice]
-        return speak(self._models[chosen.model], request.text, chosen.speed, request.sample_rate, self._seed)
+        speed = pace(chosen.speed, request.rate)
+        model = self._models[chosen.model]
+        return speak(model, request.text, speed, request.sample_rate, self._seed, request.phonemes)
 
 
 def _load_and_warm_up(names: set[str]) -> dict[str, VoiceModel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hibari.voices import BASE_URL, VOICES, voice_path
 
 from tts_engine.embedded import narrowband
 from tts_engine.embedded.g2p import load_g2p
+from tts_engine.embedded.ipa import to_alphabet
 from tts_engine.embedded.onnx import open_session
 from tts_engine.embedded.silence import trim_start
 from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
@@ -61,6 +63,13 @@ class VoiceModel:
         pieces = cut(known, MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
         return [piece for piece in pieces if piece.strip(_PAUSE)]
 
+    def pronounce(self, ipa: str) -> list[str] | None:
+        """Phonemes of what is written in IPA, in pieces as of phonemize(); None for what the voice cannot say."""
+        phonemes = to_alphabet(ipa, british=self._g2p.british)
+        if phonemes is None or not all(symbol in self._vocabulary for symbol in phonemes):
+            return None
+        return cut(phonemes, MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
+
     def infer(self, phonemes: str, speed: float, rng: np.random.Generator, *, narrow: bool = False) -> Samples:
         """Float samples at MODEL_RATE, or at NARROW_RATE. `rng` gives the noise of breath and fricatives."""
         ids = [0, *(self._vocabulary[symbol] for symbol in phonemes), 0]
@@ -71,8 +80,17 @@ class VoiceModel:
         return synthesise(*(output[0] for output in outputs), rng)
 
 
-def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int) -> Iterator[Piece]:
+def pace(speed: float, rate: float) -> float:
+    """The speed of a voice that is asked to speak `rate` times as fast, as far as the model goes."""
+    return min(MAX_SPEED, max(MIN_SPEED, speed * rate))
+
+
+def speak(
+    model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int, phonemes: str | None = None
+) -> Iterator[Piece]:
     """Speak a text piece by piece; each step does no more than its piece needs.
+
+    phonemes: how all of it is pronounced, in IPA; where the voice cannot, the text is spoken.
 
     One generator seeded with `seed` gives the noise for all pieces in order: the same text, voice and rate give
     the same samples. What hibari raises about a sentence comes through once the others have been spoken.
@@ -81,12 +99,12 @@ def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: in
     narrow = sample_rate <= NARROW_BAND
     rate = NARROW_RATE if narrow else MODEL_RATE
     resampler = Resampler(rate, sample_rate)
-    remaining = sentences(text)
+    remaining = _phrases(model, text, phonemes)
     spoken = False
     failure: Exception | None = None
     while remaining:
         try:
-            pieces = model.phonemize(remaining.pop(0))
+            pieces = remaining.pop(0)()
         except Exception as error:  # noqa: BLE001 - whatever G2P stumbles over: the other sentences are still said
             failure = failure or error
             continue
@@ -101,6 +119,14 @@ def speak(model: VoiceModel, text: str, speed: float, sample_rate: int, seed: in
         yield Piece(to_pcm16(resampler.flush()), final=failure is None)
     if failure is not None:
         raise failure
+
+
+def _phrases(model: VoiceModel, text: str, phonemes: str | None) -> list[Callable[[], list[str]]]:
+    """What is to be spoken, sentence by sentence: each gives its phonemes in pieces."""
+    pieces = model.pronounce(phonemes) if phonemes else None
+    if pieces is not None:
+        return [pieces.copy]
+    return [partial(model.phonemize, sentence) for sentence in sentences(text)]
 
 
 def load_models(names: set[str]) -> dict[str, VoiceModel]:

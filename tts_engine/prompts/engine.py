@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from tts_engine.engine import Engine, EngineLimits, PcmChunk, SpeechRequest, SpeechStream
+from tts_engine.engine import Engine, EngineLimits, Feature, PcmChunk, SpeechRequest, SpeechStream
 from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError
 from tts_engine.measures import Counter, Gauge, Measure
 from tts_engine.prompts.cache import PromptCache, SeenBefore
@@ -54,7 +55,12 @@ def key_of(request: SpeechRequest, engine: Engine, identity: Identity) -> bytes 
     if voice not in engine.voices:
         return None
     own = identity.of(voice)
-    return None if own is None else prompt_key(own, voice, request.sample_rate, request.text)
+    if own is None:
+        return None
+    # What the engine ignores makes no other sound.
+    rate = request.rate if "rate" in engine.features else 1.0
+    phonemes = request.phonemes if "phonemes" in engine.features else None
+    return prompt_key(own, voice, request.sample_rate, request.text, rate, phonemes)
 
 
 class CachedEngine:
@@ -117,6 +123,10 @@ class CachedEngine:
     @property
     def default_voice(self) -> str:
         return self._engine.default_voice
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        return self._engine.features
 
     @property
     def ready(self) -> bool:
@@ -190,9 +200,7 @@ class CachedEngine:
                 self._cache.put(key, PcmChunk(shared.pcm, request.sample_rate))
 
         shared = SharedSynthesis(self._room, ended)
-        order = SpeechRequest(
-            request.text, request.voice, request.sample_rate, shared.listeners, cacheable=request.cacheable
-        )
+        order = replace(request, buffered_seconds=shared.listeners)
         # Before the engine is asked: it may ask back at once.
         stream = shared.read(request.buffered_seconds, None)
         if stored is not None:
@@ -238,7 +246,7 @@ class CachedEngine:
             key = self._key(request)
             if key is None or self._cache.get(key) is not None:
                 return
-            order = SpeechRequest(request.text, request.voice, request.sample_rate, lambda: WARM_BUFFERED_S)
+            order = replace(request, buffered_seconds=lambda: WARM_BUFFERED_S)
             stream: SpeechStream | None = None
             try:
                 # A caller may be having it said; it is kept then, as all that two have asked for.

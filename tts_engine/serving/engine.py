@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary, finalize
 
 from tts_engine.chatterbox.cfg import cfg_scale
 from tts_engine.chatterbox.voice_store import VoiceStore
-from tts_engine.engine import EngineLimits, SpeechRequest
+from tts_engine.engine import EngineLimits, Feature, SpeechRequest
 from tts_engine.errors import (
     EngineBusyError,
     EngineError,
@@ -86,6 +86,11 @@ class ChatterboxEngine:
     @property
     def default_voice(self) -> str:
         return self._settings.default_voice
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """The model does neither pace nor phonemes; voices are made by tts_engine.chatterbox.enrol."""
+        return frozenset(("enrol",))
 
     @property
     def voices(self) -> tuple[str, ...]:

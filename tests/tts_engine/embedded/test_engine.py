@@ -25,7 +25,7 @@ from tts_engine.pooled_stream import Piece
 
 VOICES = {"heart": EmbeddedVoice("heart"), "quick": EmbeddedVoice("heart", 1.4)}
 
-Speak = Callable[[VoiceModel, str, float, int, int], Iterator[Piece]]
+Speak = Callable[[VoiceModel, str, float, int, int, str | None], Iterator[Piece]]
 
 
 class Inferences:
@@ -40,8 +40,10 @@ class Inferences:
         self.begun = threading.Semaphore(0)
         self._lock = threading.Lock()
 
-    def __call__(self, model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int) -> Iterator[Piece]:
-        pieces = self._speak(model, text, speed, sample_rate, seed)
+    def __call__(
+        self, model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int, phonemes: str | None
+    ) -> Iterator[Piece]:
+        pieces = self._speak(model, text, speed, sample_rate, seed, phonemes)
         while True:
             with self._lock:
                 self.count += 1
@@ -108,6 +110,9 @@ async def settle(engine: EmbeddedEngine) -> None:
 
 
 class TestInterface:
+    def test_features(self) -> None:
+        assert EmbeddedEngine().features == {"rate", "phonemes"}
+
     def test_is_an_engine(self) -> None:
         engine: Engine = EmbeddedEngine()
         assert (engine.name, engine.voices, engine.default_voice) == ("embedded", ("heart",), "heart")
@@ -172,6 +177,21 @@ class TestRequests:
         ]
         assert heart == default
         assert len(quick) < 0.85 * len(heart)
+
+    async def test_rate_of_speech(self, engine: EmbeddedEngine) -> None:
+        """It multiplies the voice's own speed."""
+        text = "Thank you for calling."
+        plain, fast, quick, slow = [
+            len(await pcm_of(engine, SpeechRequest(text, voice, rate=rate)))
+            for voice, rate in ((None, 1.0), (None, 1.4), ("quick", 1.0), (None, 0.7))
+        ]
+        assert fast == quick < plain < slow
+        assert slow / plain == pytest.approx(1 / 0.7, rel=0.15)
+
+    async def test_phonemes(self, engine: EmbeddedEngine) -> None:
+        said = await pcm_of(engine, SpeechRequest("Krim", phonemes="təˈmeɪɾoʊ"))
+        assert said == await pcm_of(engine, SpeechRequest("tomato"))
+        assert await pcm_of(engine, SpeechRequest("tomato", phonemes="ø")) == said
 
     async def test_nothing_speakable(self, engine: EmbeddedEngine) -> None:
         for text in ("", "...", "🙂"):

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sentences import TELEPHONE_SENTENCES
-from tts_engine.embedded.model import MODEL_RATE, EmbeddedVoice, VoiceModel, load_models, speak
+from tts_engine.embedded.model import (
+    MAX_SPEED,
+    MIN_SPEED,
+    MODEL_RATE,
+    EmbeddedVoice,
+    VoiceModel,
+    load_models,
+    pace,
+    speak,
+)
 from tts_engine.embedded.silence import WINDOW_S, trim_start
 from tts_engine.embedded.text import MAX_PIECE_PHONEMES
 from tts_engine.errors import EngineError
@@ -194,3 +203,42 @@ class TestLoading:
 def test_voice_refuses_a_speed(speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
         EmbeddedVoice("heart", speed)
+
+
+class TestPhonemes:
+    def test_they_are_spoken_instead_of_the_text(self, heart: VoiceModel) -> None:
+        named = b"".join(piece.pcm for piece in speak(heart, "Krim", 1.0, 8000, 0, "təˈmeɪɾoʊ"))
+        assert heart.phonemize("tomato") == ["təmˈATO"]
+        assert named == spoken(heart, "tomato")
+        assert named != spoken(heart, "Krim")
+
+    @pytest.mark.parametrize("phonemes", ["", "øre", "tomato!", "a" * 2000])
+    def test_where_they_cannot_be_the_text_is(self, heart: VoiceModel, phonemes: str) -> None:
+        pcm = b"".join(piece.pcm for piece in speak(heart, "Tomato.", 1.0, 8000, 0, phonemes))
+        assert pcm == spoken(heart, "Tomato.")
+
+    def test_long_ones_are_cut_as_text_is(self, heart: VoiceModel) -> None:
+        pieces = heart.pronounce(" ".join(["təˈmeɪtoʊ"] * 60))
+        assert pieces is not None
+        assert len(pieces) > 1
+        assert all(len(piece) <= MAX_PIECE_PHONEMES for piece in pieces)
+
+    def test_all_symbols_of_speech_can_be_written(self, heart: VoiceModel) -> None:
+        """What the voice's own reading of a text gives is taken back, but for what is no IPA."""
+        letters = str.maketrans({"A": "eɪ", "I": "aɪ", "O": "oʊ", "W": "aʊ", "Y": "ɔɪ", "T": "ɾ", "ʤ": "dʒ", "ʧ": "tʃ"})
+        for text in TELEPHONE_SENTENCES[:10]:
+            for piece in heart.phonemize(text):
+                plain = "".join(symbol for symbol in piece if symbol.isalpha() or symbol in " ˈˌ").strip()
+                assert heart.pronounce(plain.translate(letters)) == [plain]
+
+
+@pytest.mark.parametrize(
+    ("speed", "rate", "expected"),
+    [(1.0, 1.0, 1.0), (1.4, 0.5, 0.7), (1.0, 3.0, 2.0), (0.5, 0.1, 0.5), (1.0, float("inf"), 2.0), (1.0, -1.0, 0.5)],
+)
+def test_pace(speed: float, rate: float, expected: float) -> None:
+    assert pace(speed, rate) == pytest.approx(expected)
+
+
+def test_no_rate_is_none_that_the_model_cannot_do() -> None:
+    assert MIN_SPEED <= pace(1.0, float("nan")) <= MAX_SPEED

@@ -108,6 +108,8 @@ async def test_it_is_an_engine(bench: Bench) -> None:
     behind = bench.behind
     assert (engine.name, engine.voices, engine.default_voice) == (behind.name, behind.voices, behind.default_voice)
     assert engine.limits is behind.limits
+    behind.features = frozenset(("rate",))
+    assert engine.features == {"rate"}
     behind.measures = (Gauge("streams", "Utterances open"),)
     assert engine.measures[0] is behind.measures[0]
     assert engine.available() is None
@@ -117,6 +119,33 @@ async def test_it_is_an_engine(bench: Bench) -> None:
     assert not engine.ready
     with pytest.raises(UnknownVoiceError):
         engine.check(SpeechRequest("", "nobody"))
+
+
+class TestFeatures:
+    """How it is to be said."""
+
+    async def test_what_the_engine_can_do_makes_another_prompt(self, bench: Bench) -> None:
+        bench.behind.features = frozenset(("rate", "phonemes"))
+        for options in ({}, {"rate": 1.5}, {"phonemes": "haɪ"}, {"rate": 1.5, "phonemes": "haɪ"}):
+            for _ in range(3):
+                assert await bench.say("hi", **options) == speech("hi")
+        asked = [(stream.request.rate, stream.request.phonemes) for stream in bench.behind.streams]
+        assert asked == [pair for pair in ((1.0, None), (1.5, None), (1.0, "haɪ"), (1.5, "haɪ")) for _ in range(2)]
+        assert bench.hits("memory") == 4
+
+    async def test_what_it_ignores_does_not(self, bench: Bench) -> None:
+        await bench.say("hi")
+        await bench.say("hi", rate=1.5)
+        await bench.say("hi", phonemes="haɪ")
+        assert (len(bench.behind.streams), bench.hits("memory")) == (2, 1)
+
+    async def test_what_is_said_in_advance_has_them_too(self, bench: Bench) -> None:
+        bench.behind.features = frozenset(("rate",))
+        bench.make(warm=(SpeechRequest("welcome", rate=0.8),))
+        await bench.start()
+        assert [stream.request.rate for stream in bench.behind.streams] == [0.8]
+        await bench.say("welcome", rate=0.8)
+        assert bench.hits("memory") == 1
 
 
 class TestKeeping:

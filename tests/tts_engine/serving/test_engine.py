@@ -139,6 +139,7 @@ class TestInterface:
         assert engine.limits.sample_rates == (8000, 16000, 24000)
         assert (engine.limits.max_streams, engine.limits.max_text_chars) == (5, 99)
         assert (engine.ready, engine.voices) == (False, ())
+        assert not engine.features & {"rate", "phonemes"}
         refused = engine.available()
         assert isinstance(refused, EngineNotReadyError)
         assert str(refused) == "the chatterbox-nano engine is not running"
