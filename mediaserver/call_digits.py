@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +14,24 @@ import structlog
 from mediaserver.call_media import CallMedia
 from mediaserver.config import DtmfConfig
 from mediaserver.dtmf_info import DTMF_RELAY_TYPE, plan_dtmf_relay
+from mediaserver.refusal import RefusedError
 from mediaserver.rtp.dtmf import DtmfEvent, DtmfQueueFullError
 from mediaserver.rtp.dtmf_gate import DigitGate
-from sip.info_queue import InfoQueueFullError
-from sip.invite_session import InviteSession
+from sip.info_queue import InfoQueueFullError, OnResult
 
 CANNOT_WAIT = 503
 "Counted for an INFO that was never sent, because too many are unanswered."
 MAX_WAITING = 64
 "Digits that wait for the speech before them to end."
+_DIGITS = re.compile(r"[0-9*#A-DwW]+")
+
+
+def check_digits(digits: str) -> None:
+    """Raises RefusedError for what cannot be sent. It does not repeat them: reasons are logged."""
+    if len(digits) > MAX_WAITING:
+        raise RefusedError(400, f"Digits Are More Than {MAX_WAITING}")
+    if not _DIGITS.fullmatch(digits):
+        raise RefusedError(400, "Digits Are Not All Of 0-9 * # A-D w W")
 
 
 @dataclass(slots=True)
@@ -43,23 +53,26 @@ class CallDigits:
         self,
         config: DtmfConfig,
         media: CallMedia,
-        session: InviteSession,
-        on_pressed: Callable[[str], None],
-        on_done: Callable[[], None],
+        send_info: Callable[[bytes, str, OnResult], None],
+        on_pressed: Callable[[str, str], None],
+        on_sent: Callable[[int], None],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
-        """on_pressed is called with each digit that the caller presses; on_done when none is left to send."""
+        """send_info: as Session's. on_pressed is called with each digit that the caller presses, and how it came;
+        on_sent with how many have been sent, when they have.
+        """
         self.counters = DigitCounters()
         self._config = config
         self._media = media
-        self._session = session
+        self._send_by_info = send_info
         self._on_pressed = on_pressed
-        self._on_done = on_done
+        self._on_sent = on_sent
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._gate = DigitGate()
         self._waiting: deque[str] = deque()
         self._sending = False
+        self._count = 0  # of those being sent
         self._timers: list[asyncio.TimerHandle] = []
         self._unanswered = 0  # INFOs of the batch that is being sent
         self._batch = 0
@@ -76,7 +89,7 @@ class CallDigits:
         if event.kind == "started" or event.source == "info":  # an INFO tells of a whole press
             self.counters.received += 1
             self._log.info("digit_received", source=event.source)
-            self._on_pressed(event.digit)
+            self._on_pressed(event.digit, event.source)
 
     # What we send:
 
@@ -100,6 +113,7 @@ class CallDigits:
         digits = "".join(self._waiting)
         self._waiting.clear()
         self._sending = True
+        self._count = len(digits)
         self.counters.sent += len(digits)
         method = self._media.digit_method
         self._log.info("digits_sent", count=len(digits), method=method)
@@ -117,10 +131,8 @@ class CallDigits:
         if not self._sending or self._media.sending_digits:
             return
         self._sending = False
-        if self._waiting:
-            self.send_waiting()
-        else:
-            self._on_done()
+        self._on_sent(self._count)
+        self.send_waiting()
 
     def clear(self) -> None:
         """Forget what waits, and what has not been begun."""
@@ -134,7 +146,7 @@ class CallDigits:
         """The call is over."""
         self._waiting.clear()
         self._cancel()
-        self._on_pressed, self._on_done = _unheard, _nothing
+        self._on_pressed, self._on_sent = _unheard, _unsent
 
     def _cancel(self) -> None:
         for timer in self._timers:
@@ -154,7 +166,7 @@ class CallDigits:
     def _send_info(self, body: bytes, batch: int) -> None:
         answered = partial(self._answered, batch)
         try:
-            self._session.send_info(body, DTMF_RELAY_TYPE, answered)
+            self._send_by_info(body, DTMF_RELAY_TYPE, answered)
         except InfoQueueFullError:  # the peer is slow to answer
             answered(CANNOT_WAIT)
 
@@ -170,9 +182,9 @@ class CallDigits:
                 self.sent()
 
 
-def _unheard(_digit: str) -> None:
+def _unheard(_digit: str, _source: str) -> None:
     pass
 
 
-def _nothing() -> None:
+def _unsent(_count: int) -> None:
     pass

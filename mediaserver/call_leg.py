@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+from uuid import uuid4
 
 import structlog
 
+from mediaserver.call_control import StreamOrder
 from mediaserver.call_digits import CallDigits
+from mediaserver.call_end import EndReason
 from mediaserver.call_engines import CallEngine
+from mediaserver.call_events import EventHub
 from mediaserver.call_media import CallMedia, DigitsSent, MediaEvent, MediaServices
-from mediaserver.call_quality import quality_fields
+from mediaserver.call_peer import CallPeer
+from mediaserver.call_reporter import CallReporter
+from mediaserver.call_speech import QUEUE_RETRY_S, CallSpeech
+from mediaserver.call_summary import tell_end
+from mediaserver.call_view import CallState, Direction
 from mediaserver.config import CallsConfig
-from mediaserver.dtmf_info import DTMF_TYPES, parse_dtmf_info
 from mediaserver.negotiation import MediaFormat
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.barge_in import Interruption
 from mediaserver.rtp.dtmf import DtmfEvent
-from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.health import MediaFailure
-from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
+from mediaserver.rtp.playout import PlayoutBuffer
 from mediaserver.rtp.session import RtpSession
-from mediaserver.speech_order import BODY_TYPES, SpeechOrder, parse_order
-from mediaserver.speech_queue import QueueFullError, SpeechLimits, SpeechQueue
-from sip.invite_session import EndCause, InviteSession, Reply
-from sip.message import IncomingRequest
-from sip.sdp import CONTENT_TYPE as SDP_TYPE
-from tts_engine.errors import EngineError, TextTooLongError, UnknownVoiceError
-
-QUEUE_RETRY_S = "5"
-
-
-class EndReason(StrEnum):
-    """Why a call ended, for the log and the metrics."""
-
-    CALLER_HUNG_UP = "caller_hung_up"
-    PLAYED = "played"
-    "X-TTS-Hangup: all has been said."
-    CANCELLED = "cancelled"
-    NO_ACK = "no_ack"
-    BAD_ANSWER = "bad_answer"
-    "The SDP answer in the ACK was missing, or none that we can use."
-    TOO_LONG = "max_duration"
-    NO_MEDIA = "rtp_never_started"
-    "Nothing came from the caller's phone, neither RTP nor RTCP."
-    MEDIA_STOPPED = "rtp_stopped"
-    DRAINED = "drained"
-    FAILED = "failed"
-    "An error of our own."
-
-
-_REASONS = {
-    EndCause.BYE_RECEIVED: EndReason.CALLER_HUNG_UP,
-    EndCause.CANCELLED: EndReason.CANCELLED,
-    EndCause.NO_ACK: EndReason.NO_ACK,
-}
+from mediaserver.utterance import CutSpeech
 
 _FAILURES = {MediaFailure.NEVER_STARTED: EndReason.NO_MEDIA, MediaFailure.STOPPED: EndReason.MEDIA_STOPPED}
 
@@ -73,61 +46,78 @@ class InterruptionCounters:
     digit: int = 0
 
 
+@dataclass(slots=True)
+class CallTimes:
+    """Seconds since 1970, UTC."""
+
+    started_at: float
+    answered_at: float | None = None
+    ended_at: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    "By a clock that does not jump."
+
+
 @dataclass(frozen=True, slots=True)
 class CallServices:
     """What all calls share."""
 
     media: MediaServices
     calls: CallsConfig
+    hub: EventHub
     on_ended: Callable[[CallLeg], None]
 
 
+@dataclass(slots=True)
+class CallProfile:
+    """What is known of a call when it begins."""
+
+    direction: Direction
+    from_uri: str
+    to_uri: str
+    sip_call_id: str = ""
+    "Empty until an INVITE of ours is sent."
+    trunk: str | None = None
+    agent_url: str | None = None
+    streams: tuple[StreamOrder, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
 class CallLeg:
-    """One call. All methods belong to the event loop."""
+    """What calls have in common, whoever placed them. All methods belong to the event loop."""
 
     def __init__(
         self,
         services: CallServices,
         engine: CallEngine,
-        session: InviteSession,
-        order: SpeechOrder,
-        endpoint: RtpEndpoint,
-        advertised: tuple[str, int],
+        profile: CallProfile,
+        make_media: Callable[[Callable[[MediaEvent], None], structlog.typing.FilteringBoundLogger], CallMedia],
     ) -> None:
-        """Negotiates and begins to synthesise. Raises RefusedError."""
-        self.session = session
+        """make_media is given who is to be told of events. Raises what it does."""
+        self.id = f"CA{uuid4().hex}"
+        self.profile = profile
         self.engine = engine
         self.end_reason: EndReason | None = None
-        self._loop = asyncio.get_running_loop()
-        self.log = structlog.get_logger("call").bind(call_id=session.request.call_id)
-        self._services = services
-        self.media = CallMedia(
-            services.media, endpoint, advertised, session.request.source[0], order.sdp, self._media_event, self.log
+        self.failed_code: int | None = None
+        "SIP's, if a call of ours was not answered."
+        self.over = False
+        self.times = CallTimes(time.time())
+        self.log = structlog.get_logger("call").bind(call=self.id)
+        if profile.sip_call_id:
+            self.log = self.log.bind(call_id=profile.sip_call_id)
+        self.reporter = CallReporter(services.hub, self.id)
+        self.media = make_media(self._media_event, self.log)
+        self.speech = CallSpeech(
+            engine, self.media, services.calls, self.reporter, self._speech_idle, self._speech_failed, self.log
         )
-        self.speech = SpeechQueue(
-            engine.engine,
-            self.playout,
-            SpeechLimits(services.calls.max_queued_chars, services.calls.speech_wait_s),
-            engine.measures,
-            self._speech_idle,
-            self._speech_failed,
-            self.log,
-            sample_rate=self.media.playout_rate,
-        )
-        self.playout.on_event = deliver_to(self._loop, self.speech.playout_event)
+        self.peer = CallPeer(self.media, self.reporter, self._change_media, self._resumed, self._transferred, self.log)
         self.digits = CallDigits(
-            services.media.dtmf, self.media, session, self._pressed, self._hang_up_if_done, self.log
+            services.media.dtmf, self.media, self.peer.send_info, self._pressed, self._digits_sent, self.log
         )
         self.interruptions = InterruptionCounters()
+        self._services = services
+        self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
-        self._began = self._loop.time()
-        self._voice = self._known(order.voice)
-        self._hang_up_when_idle = order.hang_up
-        self._ended = False
-        text = order.text if order.text is not None else services.calls.greeting
-        self._check(order, self._voice)
-        self.speech.say(text, self._voice)
-        self._take_wishes(order)
+        self._hang_up_when_idle = False
 
     @property
     def playout(self) -> PlayoutBuffer:
@@ -137,152 +127,106 @@ class CallLeg:
     def rtp(self) -> RtpSession:
         return self.media.rtp
 
-    # The call's beginning:
+    # The call's life:
 
-    def answer(self) -> None:
-        """Answer the INVITE, after the configured ringing."""
-        if self._ended:
-            return
-        delay = self._services.calls.answer_delay_ms / 1000
-        if delay and not self.session.ended:
-            self.session.ring()
-            self._timers.append(self._loop.call_later(delay, self._accept))
-        else:
-            self._accept()
+    def _announce(self) -> None:
+        """Tell of the call, before anything else is told of it."""
+        profile = self.profile
+        self.reporter.publish(
+            "call.started",
+            direction=profile.direction,
+            **{"from": profile.from_uri, "to": profile.to_uri},
+            trunk=profile.trunk,
+            sip_call_id=profile.sip_call_id,
+        )
 
-    def _accept(self) -> None:
-        if self.end_reason is None:
-            self.session.accept(self.media.local_sdp, SDP_TYPE)
-            media = self.media.format
-            self.log.info("call_answered", codec=media.codec.name if media else None)
+    def _note_answered(self) -> None:
+        """The INVITE has its 200."""
+        self.times.answered_at = time.time()
+        codec = self.media.format.codec.name if self.media.format is not None else None
+        self.log.info("call_answered", codec=codec)
+        self.reporter.publish("call.answered", codec=codec)
 
-    def acknowledged(self, ack: IncomingRequest) -> None:
-        """The caller hears us from now on."""
-        if self.media.answer_pending:
-            try:
-                order = parse_order(ack, BODY_TYPES)
-                if order.sdp is None:
-                    raise RefusedError(400, "ACK Has No SDP Answer")
-                self._change_media(self.media.take_answer(order.sdp))
-            except RefusedError as error:
-                self.log.warning("answer_unusable", error=error.fault.reason)
-                self.end(EndReason.BAD_ANSWER)
-                return
+    def _begin_media(self) -> None:
+        """The peer hears us from now on."""
         limit = self._services.calls.max_duration_s
-        if limit and not self.media.paced:
-            self._timers.append(self._loop.call_later(limit, self.end, EndReason.TOO_LONG))
         if not self.media.paced:
+            if limit:
+                self._timers.append(self._loop.call_later(limit, self.end, EndReason.TOO_LONG))
             self.speech.listening()
             self.media.pace()
         self._proceed_if_idle()
 
-    # Requests within the call:
+    def _change_media(self, media: MediaFormat) -> None:
+        """Make so what a description and its answer have agreed."""
+        before = self.media.format
+        if media.sending and (before is None or not before.sending):
+            self.speech.listening()
+        self.media.change(media)
+        if before is not None and media.sending != before.sending:
+            self.reporter.publish("call.resumed" if media.sending else "call.held", by="peer")
 
-    def reinvited(self, request: IncomingRequest) -> Reply:
-        """A new offer: hold, resume, another address or codec; or, without SDP, a request for ours."""
-        try:
-            order = parse_order(request, (SDP_TYPE,))
-            sdp, media = self.media.renegotiate(order.sdp)
-        except RefusedError as error:
-            self.log.info("reinvite_refused", code=error.fault.code, reason=error.fault.reason)
-            return error.reply
-        if media is not None:
-            self._change_media(media)
-        return Reply(200, body=sdp, content_type=SDP_TYPE)
+    # What is wished of it:
 
-    def info_received(self, request: IncomingRequest) -> Reply:
-        """A digit; or more text, another wish about the end, or: stop speaking."""
-        try:
-            if _content_type(request) in DTMF_TYPES:
-                return self._digit_received(request)
-            order = parse_order(request, ("text/plain",))
-            voice = self._known(order.voice) if order.voice else self._voice
-            self._check(order, voice, behind_queue=not order.clear)
-        except RefusedError as error:
-            self.log.info("info_refused", code=error.fault.code, reason=error.fault.reason)
-            return error.reply
-        if order.clear:
-            self.clear()
-        self._hang_up_when_idle = self._hang_up_when_idle or order.hang_up
-        if order.text is not None:
-            self.speech.say(order.text, voice)
-        self._take_wishes(order)
-        self._loop.call_soon(self._proceed_if_idle)  # after our 200
-        return Reply(200)
+    def hang_up_when_said(self) -> None:
+        """End the call when all that is queued has been said."""
+        self._hang_up_when_idle = True
+        self.proceed()
 
-    def _digit_received(self, request: IncomingRequest) -> Reply:
-        """Raises RefusedError."""
-        try:
-            event = parse_dtmf_info(_content_type(request), request.body)
-        except ValueError as error:
-            raise RefusedError(400, str(error)) from None
-        if event is not None:
-            self.media.told_by_info(event.digit)
-            self.digits.heard(event)
-        return Reply(200)
-
-    def _take_wishes(self, order: SpeechOrder) -> None:
-        """What a request asks for besides its text."""
-        if order.barge_in is not None:
-            self.media.set_barge_in(order.barge_in)
-        if order.digits is not None:
-            self.digits.queue(order.digits)
-
-    # Speech:
-
-    def _known(self, voice: str | None) -> str | None:
-        """The voice that this call's engine is to speak with."""
-        chosen = self.engine.voice(voice)
-        if chosen != voice:
-            self.log.warning("voice_replaced", voice=voice, by=self.engine.engine.default_voice)
-        return chosen
-
-    def _check(self, order: SpeechOrder, voice: str | None, *, behind_queue: bool = True) -> None:
-        """Raises RefusedError with what a caller should be told."""
-        if order.digits is not None and behind_queue and not self.digits.room_for(order.digits):
+    def check_digits(self, digits: str) -> None:
+        """Raises RefusedError if they find no room."""
+        if not self.digits.room_for(digits):
             raise RefusedError(413, "Digit Queue Is Full", (("Retry-After", QUEUE_RETRY_S),))
-        text = order.text or ""
-        limit = self._services.calls.max_text_chars
-        try:
-            if len(text) > limit:
-                raise TextTooLongError(len(text), limit)
-            self.speech.check(text, voice, behind_queue=behind_queue)
-        except UnknownVoiceError as error:
-            raise RefusedError(400, f"Unknown Voice '{error.voice}'") from None
-        except TextTooLongError as error:
-            reason = f"Text Of {error.length} Characters Is Over The Limit Of {error.limit}"
-            raise RefusedError(413, reason) from None
-        except QueueFullError:
-            raise RefusedError(413, "Speech Queue Is Full", (("Retry-After", QUEUE_RETRY_S),)) from None
-        except EngineError as error:
-            raise RefusedError(503, f"Speech Engine: {error}", (("Retry-After", QUEUE_RETRY_S),)) from None
 
-    def clear(self) -> None:
-        """Stop speaking: forget what is queued to be said or sent, and the wish to hang up after it."""
+    def send_digits(self, digits: str) -> None:
+        """Digits to be sent when what is queued has been said. Raises RefusedError."""
+        self.check_digits(digits)
+        self.digits.queue(digits)
+        self.proceed()
+
+    def clear(self) -> list[CutSpeech]:
+        """Stop speaking: forget what is queued to be said or sent, and the wish to hang up after it. What was cut."""
         self._hang_up_when_idle = False
         self.digits.clear()
-        self.speech.clear()
+        return self.speech.clear()
 
-    def _speech_idle(self) -> None:
-        self.digits.send_waiting()
-        self._hang_up_if_done()
-
-    def _speech_failed(self) -> None:
-        self.end(EndReason.FAILED)
+    def proceed(self) -> None:
+        """Do what waits for the speech to end, if it has; behind the answer to whoever wishes it."""
+        self._loop.call_soon(self._proceed_if_idle)
 
     def _proceed_if_idle(self) -> None:
         if self.media.paced and self.speech.idle:
             self._speech_idle()
 
+    def _speech_idle(self) -> None:
+        if not self.media.held:  # nobody would take them
+            self.digits.send_waiting()
+        self._hang_up_if_done()
+
+    def _resumed(self) -> None:
+        """The peer no longer holds by our wish."""
+        self.speech.listening()
+        self.proceed()
+
+    def _speech_failed(self) -> None:
+        self.end(EndReason.FAILED)
+
+    def _digits_sent(self, count: int) -> None:
+        self.reporter.publish("dtmf.sent", count=count)
+        self._hang_up_if_done()
+
     def _hang_up_if_done(self) -> None:
         if self._hang_up_when_idle and self.media.paced and self.speech.idle and self.digits.idle:
             self.end(EndReason.PLAYED)
 
-    # Media:
+    def _transferred(self) -> None:
+        self.end(EndReason.TRANSFERRED)
+
+    # What is heard:
 
     def _media_event(self, event: MediaEvent) -> None:
         """What the media thread reports."""
-        if self._ended:
+        if self.over:
             return
         match event:
             case DtmfEvent():
@@ -290,110 +234,71 @@ class CallLeg:
             case DigitsSent():
                 self.digits.sent()
             case Interruption():
-                self._interrupted(event)
+                if self.playout.halted or self.media.hearing.mid_utterance:  # else it was cleared meanwhile
+                    self._cut(event.cause, event.at_ms - event.onset_ms)
             case MediaFailure():
                 self.log.warning("media_failed", failure=event.value)
                 self.end(_FAILURES[event], (RTP_TIMEOUT,))
 
-    def _interrupted(self, interruption: Interruption) -> None:
-        """The caller has interrupted, and hears nothing more of what was being said."""
-        if self.playout.halted:  # else it was cleared meanwhile
-            self._cut(interruption.cause, interruption.at_ms - interruption.onset_ms)
-
-    def _pressed(self, digit: str) -> None:
+    def _pressed(self, digit: str, source: str) -> None:
         """A digit told by INFO interrupts too; one in the audio has done so already."""
         self.log.debug("digit", digit=digit)
-        if self.media.barge_in_policy in ("digit", "either") and self.media.speaking:
+        hearing = self.media.hearing
+        if hearing.barge_in_policy in ("digit", "either") and hearing.speaking:
             self._cut("digit", 0)
+        self.reporter.publish("dtmf.received", digit=digit, source=source)
 
     def _cut(self, cause: Literal["speech", "digit"], after_ms: int) -> None:
+        """The caller has interrupted, and hears nothing more of what was being said."""
         self._hang_up_when_idle = False  # it belonged to what is cut
         self.digits.clear()
-        cut = self.speech.clear()
         if cause == "speech":
             self.interruptions.speech += 1
         else:
             self.interruptions.digit += 1
-        for spoken in cut[:1]:
-            self.log.info(
-                "interrupted",
-                cause=cause,
-                after_ms=after_ms,
-                utterance=spoken.number,
-                played_ms=spoken.played_ms,
-                total_ms=spoken.total_ms,
-                words_heard=len(spoken.heard_text.split()),
-                utterances=len(cut),
-            )
-            self.log.debug("interrupted_text", utterance=spoken.number, heard=spoken.heard_text)
+        self.speech.interrupt(cause, after_ms)
 
-    def _change_media(self, media: MediaFormat) -> None:
-        before = self.media.format
-        if media.sending and (before is None or not before.sending):
-            self.speech.listening()
-        self.media.change(media)
+    # What is seen:
+
+    @property
+    def state(self) -> CallState:
+        if self.over:
+            return "ended"
+        if self.times.answered_at is None:
+            return "ringing"
+        media = self.media.format
+        return "held" if self.peer.holds or (media is not None and not media.sending) else "answered"
 
     # The end:
-
-    def ended(self, cause: EndCause) -> None:
-        """SIP says that the session is over."""
-        self._end(self.end_reason or _REASONS.get(cause, EndReason.FAILED))
 
     def end(self, reason: EndReason, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """End the call from our side; headers: for its BYE."""
         if self.end_reason is None:
             self.end_reason = reason
-            self.session.hang_up(headers)
+            if self.peer.session is not None:
+                self.peer.session.hang_up(headers)
             self._end(reason)
 
     def _end(self, reason: EndReason) -> None:
-        if self._ended:
+        if self.over:
             return
         self.end_reason = reason
         try:
             self._release()
-            self._log_summary(reason)
+            tell_end(self)
         except Exception:  # the node must not go on counting a call that is over
             self.log.exception("call_end_failed")
         finally:
             self._services.on_ended(self)
+            self.reporter.close()
 
     def _release(self) -> None:
-        self._ended = True
+        self.over = True
+        self.times.ended_at = time.time()
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
         self.digits.close()
         self.media.close()
         self.speech.close()
-        self.playout.on_event = _unheard
-
-    def _log_summary(self, reason: EndReason) -> None:
-        rtp, counters, digits = self.rtp, self.speech.counters, self.digits.counters
-        self.log.info(
-            "call_ended",
-            reason=reason.value,
-            seconds=round(self._loop.time() - self._began, 3),
-            utterances=counters.utterances,
-            played=counters.played,
-            cleared=counters.cleared,
-            failed=counters.failed,
-            unspeakable=counters.unspeakable,
-            waited=counters.waited,
-            interruptions=self.interruptions.speech + self.interruptions.digit,
-            digits_received=digits.received,
-            digits_sent=digits.sent,
-            packets_sent=rtp.sending.counters.packets,
-            underruns=self.playout.underruns,
-            packets_received=rtp.receiving.counters.packets,
-            strangers=rtp.receiving.counters.strangers,
-            **quality_fields(self.media.quality()),
-        )
-
-
-def _unheard(_event: PlayoutEvent) -> None:
-    """The call is over."""
-
-
-def _content_type(request: IncomingRequest) -> str:
-    return (request.header("Content-Type") or "").partition(";")[0].strip().lower()
+        self.peer.close()

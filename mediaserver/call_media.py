@@ -6,20 +6,20 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
-from mediaserver.config import BargeInConfig, BargeInPolicy, DtmfConfig, RtpConfig
+from mediaserver.call_hearing import CallHearing
+from mediaserver.config import BargeInConfig, DtmfConfig, RtpConfig
 from mediaserver.negotiation import EVENT, MediaFormat, Negotiator, NotAcceptableError
 from mediaserver.refusal import RefusedError
 from mediaserver.rtcp_attributes import RtcpPolicy
-from mediaserver.rtp.barge_in import BargeIn, BargeInSettings, Interruption
+from mediaserver.rtp.barge_in import Interruption
 from mediaserver.rtp.call_quality import CallQuality
-from mediaserver.rtp.codec import BYTES_PER_SAMPLE, CODECS, Codec, audioop
+from mediaserver.rtp.codec import BYTES_PER_SAMPLE, CODECS, Codec
 from mediaserver.rtp.dtmf import DtmfEvent
-from mediaserver.rtp.dtmf_gate import WINDOW_S
-from mediaserver.rtp.dtmf_tones import ToneDetector, digits_pcm
+from mediaserver.rtp.dtmf_tones import digits_pcm
 from mediaserver.rtp.endpoint import RtpEndpoint, deliver_to
 from mediaserver.rtp.health import HealthLimits, LegHealth, MediaFailure
 from mediaserver.rtp.inbound import InboundAudio
@@ -75,10 +75,13 @@ class CallMedia:
         sdp: bytes | None,
         on_event: Callable[[MediaEvent], None],
         log: structlog.typing.FilteringBoundLogger,
+        *,
+        unanswered: bool = False,
     ) -> None:
         """Negotiates. sdp: the offer, None if the peer wants ours. peer_host: where its signalling comes from.
 
-        on_event is called in the event loop. Raises RefusedError.
+        unanswered: the call is ours, and offer() comes when it is known where it goes. on_event is called in the event
+        loop. Raises RefusedError.
         """
         self._services = services
         self._endpoint = endpoint
@@ -91,34 +94,48 @@ class CallMedia:
         "Our offer awaits the peer's answer."
         self.format: MediaFormat | None = None
         "What was agreed last."
-        self.local_sdp, self.format = self._negotiate(sdp)
+        self.local_sdp, self.format = (b"", None) if unanswered else self._negotiate(sdp)
         codec = self.format.codec if self.format is not None else self._negotiator.preferred
         self.playout_rate = codec.sample_rate
         "Hz of the speech: that of the codec that the call begins with."
         self.playout = PlayoutBuffer(max_seconds=MAX_BUFFERED_S, sample_rate=self.playout_rate)
         self.inbound = InboundAudio(max_depth_ms=rtp.jitter_buffer_max_ms)
         self.rtp = self._make_session(codec)
+        self.hearing = CallHearing(self.rtp, self.playout_rate, services.barge_in, services.look_budget, self._report)
         self.paced = False
         "Whether the peer is being sent to, and heard."
         self._health = LegHealth(HealthLimits(rtp.start_timeout_s, rtp.stop_timeout_s, rtp.silence_timeout_s))
         self._failed = False
         self._seen_report = 0.0
-        self._downsampled: Any = None  # audioop's state
-        self._told = ("", 0.0)  # the digit told last by INFO, and when
-        self._stop_hearing: Callable[[], None] | None = None
-        self._stop_detecting: Callable[[], None] | None = None
-        self._barge_in = BargeIn(
-            _barge_in_settings(services.barge_in),
-            self._report,
-            playing=lambda: self.speaking,
-            halt=self.playout.halt,
-            budget=services.look_budget,
-        )
-        self.set_barge_in(services.barge_in.policy)
         if self.format is not None:
             self._apply(self.format, moved=True)
 
     # Negotiation:
+
+    def offer(self, host: str, peer_host: str) -> bytes:
+        """The offer of a call of ours. host: our address as the peer sees it; peer_host: as in the constructor."""
+        self._negotiator.move(host)
+        self._peer_host = peer_host
+        self.local_sdp = self._negotiator.offer()
+        return self.local_sdp
+
+    def hold(self, held: bool) -> bytes:
+        """The offer that puts the peer on hold, or takes it back; take_answer() reads its answer."""
+        self._negotiator.held = held
+        return self._negotiator.offer()
+
+    def hold_failed(self, held: bool) -> None:
+        """The peer has refused the offer: what was agreed stays. held: what is so still."""
+        self._negotiator.held = held
+
+    @property
+    def held(self) -> bool:
+        """Whether speech is paused because the peer is on hold by our wish."""
+        return self.rtp.sending.held
+
+    @held.setter
+    def held(self, held: bool) -> None:
+        self.rtp.sending.held = held
 
     def renegotiate(self, sdp: bytes | None) -> tuple[bytes, MediaFormat | None]:
         """A re-INVITE: our SDP for its answer, and what is agreed, which change() makes so. Raises RefusedError."""
@@ -188,10 +205,7 @@ class CallMedia:
         finally:
             self._endpoint.close()
         self._report = _unheard
-        self._barge_in.close()
-        self._detect_tones(False)
-        if self._stop_hearing is not None:
-            self._stop_hearing()
+        self.hearing.close()
 
     def _make_session(self, codec: Codec) -> RtpSession:
         rtp = self._services.rtp
@@ -205,7 +219,6 @@ class CallMedia:
         )
         session.sending.send_silence = rtp.send_silence
         session.sending.dtmf.on_done = lambda: self._report(DigitsSent())
-        session.receiving.on_digit = self._digit
         session.on_housekeeping = self._keep_house
         return session
 
@@ -217,73 +230,11 @@ class CallMedia:
         also = {number: _kind(name) for name, number in media.offered.items()}
         rtp.receiving.set_form(ReceiveFormat(media.codec, media.payload_type, event_type, noise_type, also))
         rtp.set_rtcp(media.rtcp_remote, muxed=media.rtcp_mux, xr=media.rtcp_xr)
-        self._detect_tones(self._services.dtmf.detect_inband and event_type is None)
+        self.hearing.detect_tones(self._services.dtmf.detect_inband and event_type is None)
         if moved:
             rtp.set_remote(media.remote, [self._peer_host])
 
-    # What is heard:
-
-    @property
-    def barge_in_policy(self) -> BargeInPolicy:
-        return self._barge_in.policy
-
-    def set_barge_in(self, policy: BargeInPolicy) -> None:
-        """What interrupts the speech from now on; where that is not speech, nothing listens."""
-        self._barge_in.policy = policy
-        self.rtp.prompt = policy == "digit"
-        if self._barge_in.wants_audio and self._stop_hearing is None:
-            self._stop_hearing = self.inbound.listen(self._barge_in.heard)
-            self.rtp.sending.on_frame = self._sent
-        elif not self._barge_in.wants_audio and self._stop_hearing is not None:
-            self._stop_hearing()
-            self._stop_hearing = None
-            self.rtp.sending.on_frame = None
-
-    def _detect_tones(self, wanted: bool) -> None:
-        """Listen for digits sent as tones, where the peer sends none as events."""
-        if wanted and self._stop_detecting is None:
-            self._stop_detecting = self.inbound.listen(ToneDetector(self._digit).heard)
-        elif not wanted and self._stop_detecting is not None:
-            self._stop_detecting()
-            self._stop_detecting = None
-
-    @property
-    def speaking(self) -> bool:
-        """Whether the peer is hearing speech right now: not while it holds us, nor while a digit is sent instead.
-
-        For either thread. What comes back as our own is nobody's interruption.
-        """
-        sending = self.rtp.sending
-        return self.playout.playing and not sending.paused and not sending.dtmf.active and not self._returned()
-
-    def told_by_info(self, digit: str) -> None:
-        """The peer has told a digit by INFO; the same press may yet come in the audio."""
-        self._told = (digit, time.monotonic())
-
-    def _is_told(self, digit: str) -> bool:
-        return digit == self._told[0] and time.monotonic() - self._told[1] < WINDOW_S["info"]
-
-    def _returned(self) -> bool:
-        """On the media thread: whether the peer sends back our own packets (RFC 3550 section 8.2), which nobody says.
-
-        A new SSRC of ours comes back too, and the stream that changes has a gap, which no echo guard understands.
-        """
-        return self.rtp.stats.ssrc == self.rtp.ssrc
-
-    def _sent(self, pcm: bytes | None, due_ms: int) -> None:
-        """On the media thread: what the caller's phone may return as an echo."""
-        if pcm is not None and self.playout_rate != NARROWBAND_HZ:
-            rates = self.playout_rate, NARROWBAND_HZ
-            pcm, self._downsampled = audioop.ratecv(pcm, BYTES_PER_SAMPLE, 1, *rates, self._downsampled)
-        self._barge_in.sent(pcm, due_ms)
-
-    def _digit(self, event: DtmfEvent) -> None:
-        """On the media thread: the next frame can be silent already."""
-        if self._returned():
-            return  # ours
-        if event.kind == "started" and not self._is_told(event.digit):  # else it has interrupted already
-            self._barge_in.digit(self.rtp.now_ms)
-        self._report(event)
+    # What the media thread sees:
 
     def _keep_house(self, now: float) -> None:
         """On the media thread, a few times a second."""
@@ -296,7 +247,7 @@ class CallMedia:
             now,
             self.rtp.receiving.last_received,
             rtcp.last_received if rtcp is not None else None,
-            owed=media is not None and media.owed,
+            owed=media is not None and media.owed and not self.held,
             comfort_noise=self.rtp.receiving.noise_last,
         )
         if failure is not None and not self._failed:
@@ -344,14 +295,3 @@ def _kind(name: str) -> Codec | Literal["event", "noise"]:
 
 def _unheard(_event: MediaEvent) -> None:
     """The call is over."""
-
-
-def _barge_in_settings(config: BargeInConfig) -> BargeInSettings:
-    return BargeInSettings(
-        policy=config.policy,
-        min_speech_ms=config.min_speech_ms,
-        energy_floor_dbov=config.energy_floor_db,
-        hold_off_ms=config.hold_off_ms,
-        aggressiveness=config.aggressiveness,
-        echo_guard=config.echo_guard,
-    )

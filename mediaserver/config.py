@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mediaserver.api_config import AgentConfig, ApiConfig, WebhookConfig
 from mediaserver.onnx_engine import OnnxConfig
+from mediaserver.trunk_config import TrunkConfig
 
 ENV_PREFIX = "CHATTERLINE_"
 
@@ -267,6 +269,10 @@ class Config(BaseSettings):
     tts: TtsConfig = TtsConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
+    api: ApiConfig = ApiConfig()
+    agent: AgentConfig = AgentConfig()
+    webhooks: WebhookConfig = WebhookConfig()
+    trunks: dict[str, TrunkConfig] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(

@@ -12,7 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from mediaserver.calls import Calls, leg_counts
+from mediaserver.call_counts import leg_counts
+from mediaserver.calls import Calls
 from mediaserver.config import MetricsConfig
 from mediaserver.rtp.pacer import LATENESS_BOUNDS
 from sip.stats import SipStats
@@ -92,10 +93,15 @@ class _ServerCollector(Collector):
         yield CounterMetricFamily("chatterline_calls_offered", "INVITEs for new calls", calls.totals.offered)
         yield _labelled("chatterline_calls_refused", "Calls refused", "code", calls.totals.refused)
         yield _labelled("chatterline_calls_ended", "Calls ended", "reason", calls.totals.ended)
+        yield CounterMetricFamily("chatterline_calls_placed", "INVITEs of ours for new calls", calls.totals.placed)
+        text = "Of them, those that were answered"
+        yield CounterMetricFamily("chatterline_calls_placed_answered", text, calls.totals.placed_answered)
+        text = "Of them, those that were not, by the status code"
+        yield _labelled("chatterline_calls_placed_failed", text, "code", calls.totals.placed_failed)
         text = "Calls given to the overflow engine, by what the configured one was"
         yield _labelled("chatterline_calls_overflowed", text, "reason", calls.engines.overflowed)
         sums = Counter(calls.totals.sums)
-        for leg in calls.legs.copy():
+        for leg in calls.legs:
             sums.update(leg_counts(leg))
         for key, text in _SUMS.items():
             yield CounterMetricFamily(f"chatterline_{key}", text, sums[key])

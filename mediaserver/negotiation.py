@@ -20,6 +20,7 @@ _OTHER_PAYLOAD_TYPES = {_COMFORT_NOISE: 13, EVENT: 101}
 PLAIN_RTP = ("RTP/AVP", "RTP/AVPF")
 DO_RTCP = RtcpPolicy()
 _MIRRORED = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
+_HELD = {"sendrecv": "sendonly", "recvonly": "inactive"}
 
 
 class NotAcceptableError(Exception):
@@ -98,12 +99,18 @@ class Negotiator:
         self._rtcp = rtcp
         self._session_id = secrets.randbits(62)
         self._version = 0
+        self.held = False
+        "The peer is to hold: it is not to send, so we describe our direction without receiving (section 8.4)."
         self._last: bytes | None = None
         self._streams: list[MediaDescription] = []
         "The m= lines of the session, as last described: their number and order stay (section 8)."
         self._audio_index = 0
         self._agreed: dict[str, int] = {}
         "The payload types of the session by encoding name: they go on meaning what they mean (section 8.3.2)."
+
+    def move(self, host: str) -> None:
+        """Tell the peer another address of ours, from the next description on."""
+        self._local = (host, self._local[1])
 
     @property
     def host(self) -> str:
@@ -139,7 +146,8 @@ class Negotiator:
         attributes: list[Attribute] = []
         for name, number in numbers.items():
             attributes += _mapping(name, number)
-        attributes += [("ptime", str(self._ptime_ms)), ("sendrecv", None), *self._rtcp.offered(numbers.values())]
+        attributes += [("ptime", str(self._ptime_ms)), (self._direction("sendrecv"), None)]
+        attributes += self._rtcp.offered(numbers.values())
         media = MediaDescription("audio", self._local[1], "RTP/AVP", list(map(str, numbers.values())), None, attributes)
         streams = [_refusal(stream) for stream in self._streams] or [media]
         streams[self._audio_index] = media
@@ -213,11 +221,16 @@ class Negotiator:
             attributes += _mapping(name, number)
         # What we would receive is free (section 6.1). We ask for what the peer asks for: PBXs run one ptime both ways,
         # and some change theirs in mid-call when it is not so.
-        attributes += [("ptime", str(agreed.ptime_ms)), (_MIRRORED[description.direction_of(media)], None)]
+        direction = self._direction(_MIRRORED[description.direction_of(media)])
+        attributes += [("ptime", str(agreed.ptime_ms)), (direction, None)]
         if agreed.rtcp is not None:
             attributes += agreed.rtcp.answered()
         formats = [str(number) for number in numbers.values()]
         return MediaDescription(media.kind, self._local[1], media.protocol, formats, attributes=attributes)
+
+    def _direction(self, free: str) -> str:
+        """Ours, where it would be `free` if the peer were not on hold."""
+        return _HELD.get(free, free) if self.held else free
 
     def _describe(self, media: list[MediaDescription]) -> bytes:
         """Section 8: the version counts up when something changed."""

@@ -1,80 +1,53 @@
-"""What one call has still to say: utterances in order, each synthesised while the one before is played.
+"""What one call has still to say: utterances in order, the parts of each heard directly one after the other.
 
-Text comes in from the call's control; audio goes out to the leg's playout buffer. Nothing waits for a whole
-utterance, and clear() reaches every stage at once: queued text, running synthesis, buffered frames.
+Scripts come in from the call's control, whole or word by word; audio goes out to the leg's playout buffer. Nothing
+waits for a whole utterance, and clear() reaches every stage at once: queued text, running synthesis, buffered frames.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import structlog
 
-from mediaserver.patience import Patience
+from mediaserver.call_view import SpeechView
+from mediaserver.config import BargeInPolicy
 from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
+from mediaserver.speech_backlog import Backlog
+from mediaserver.speech_events import SpeechEvent, SpeechFailed, SpeechStarted
+from mediaserver.speech_feed import BUFFER_AHEAD_S, MAX_BUFFERED_S, PIECE_S, SpeechFeed
+from mediaserver.speech_limits import MAX_UTTERANCES, QueueFullError, SpeechCounters, SpeechLimits, TurnOpenError
 from mediaserver.speech_measures import SpeechMeasures
-from mediaserver.speech_underruns import Underrun
+from mediaserver.speech_script import Script, Sound, Words, plain_text
+from mediaserver.speech_segment import Segment
+from mediaserver.speech_turn import SpeechTurn
+from mediaserver.speech_underruns import UnderrunWatch
 from mediaserver.utterance import CutSpeech, Utterance
-from tts_engine.engine import BYTES_PER_SAMPLE, Engine, PcmChunk, SpeechRequest, SpeechStream
-from tts_engine.errors import EngineBusyError, EngineError, EngineNotReadyError
+from tts_engine.engine import Engine
+
+__all__ = [
+    "BUFFER_AHEAD_S",
+    "MAX_BUFFERED_S",
+    "MAX_UTTERANCES",
+    "PIECE_S",
+    "QueueFullError",
+    "SpeechCounters",
+    "SpeechLimits",
+    "SpeechQueue",
+    "TurnOpenError",
+]
 
 SAMPLE_RATE = 8000
 "G.711's, Hz."
-BUFFER_AHEAD_S = 5.0
-"Audio is put into the playout buffer while less than this is in it: enough to outlast a busy moment."
-PIECE_S = 2.0
-"A chunk, which may be a long sentence, goes into the buffer in pieces of this length."
-MAX_UTTERANCES = 100
-"Not yet played to their end, in one call; short texts too take up room."
-MAX_BUFFERED_S = BUFFER_AHEAD_S + 2 * PIECE_S
-"What the playout buffer has to hold."
-
-
-class QueueFullError(Exception):
-    """The call has as much text waiting as it may."""
-
-
-@dataclass(slots=True)
-class SpeechCounters:
-    """Totals of one call."""
-
-    utterances: int = 0
-    played: int = 0
-    "To their end."
-    cleared: int = 0
-    failed: int = 0
-    "Ended early by an error of the engine's."
-    unspeakable: int = 0
-    "Utterances in whose text there was nothing to speak."
-    waited: int = 0
-    "Utterances that the engine had no room for at first."
-    synthesised_s: float = 0.0
-    underruns_engine: int = 0
-    "Gaps in the middle of an utterance by cause: see speech_underruns."
-    underruns_engine_busy: int = 0
-    underruns_event_loop: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechLimits:
-    """What one call may ask of its queue."""
-
-    max_queued_chars: int
-    "Of text that waits."
-    wait_s: float = 0.0
-    "How long a text waits for an engine that is busy or not ready."
 
 
 class SpeechQueue:
     """The speech of one call. All methods belong to the event loop.
 
-    on_idle is called when all that was asked for has been played, or cleared away; on_failure if the queue itself has
-    broken down and will never speak again.
+    on_event is called with what happens to utterances, in order: for each that is not cut, a SpeechFinished. on_idle is
+    called when all that was asked for has been heard, or cleared away, and no utterance is open; on_failure if the
+    queue itself has broken down and will never speak again.
     """
 
     def __init__(
@@ -83,6 +56,7 @@ class SpeechQueue:
         playout: PlayoutBuffer,
         limits: SpeechLimits,
         measures: SpeechMeasures,
+        on_event: Callable[[SpeechEvent], None],
         on_idle: Callable[[], None],
         on_failure: Callable[[], None],
         log: structlog.typing.FilteringBoundLogger,
@@ -96,50 +70,81 @@ class SpeechQueue:
         self._playout = playout
         self._limits = limits
         self._measures = measures
+        self._on_event = on_event
         self._on_idle = on_idle
         self._on_failure = on_failure
         self._log = log
         self._sample_rate = sample_rate
-        self._piece_bytes = int(PIECE_S * sample_rate) * BYTES_PER_SAMPLE
-        self._numbers = itertools.count(1)
-        self._waiting: deque[Utterance] = deque()
-        self._unfinished: dict[int, Utterance] = {}
-        self._stream: SpeechStream | None = None
+        self._backlog = Backlog()
         self._silent_since = self._loop.time()
-        "When the caller last began to listen, or the last utterance ended."
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        "When the caller last began to listen, or the last segment ended."
+        self._underruns = UnderrunWatch(engine, playout, self.counters, log)
+        self._feed = SpeechFeed(
+            engine,
+            playout,
+            limits.wait_s,
+            measures,
+            self.counters,
+            self._backlog.take,
+            self._synthesised,
+            self._broken,
+            log,
+            sample_rate=sample_rate,
+        )
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing left to say: all has been played."""
-        return not self._unfinished
+        """Whether there is nothing left to say: all has been heard, and no utterance is open."""
+        return not self._backlog.utterances
 
-    def check(self, text: str, voice: str | None, *, behind_queue: bool = True) -> None:
+    @property
+    def barge_in(self) -> BargeInPolicy | None:
+        """What interrupts the utterance that is being heard; None for the call's policy, or if none is."""
+        first = self._backlog.first
+        return first.barge_in if first is not None and first.started else None
+
+    def views(self) -> tuple[SpeechView, ...]:
+        """What is being said, then what waits."""
+        return self._backlog.views(self._playout.buffered_seconds)
+
+    def check(self, script: Script | str, voice: str | None, *, behind_queue: bool = True) -> None:
         """Raise what say() would, short of saying it: EngineError or QueueFullError.
 
-        behind_queue: whether the text would wait behind what is queued now; False if that is to be cleared first.
+        behind_queue: whether it would wait behind what is queued now; False if that is to be cleared first.
         """
-        self._engine.check(SpeechRequest(text, voice, self._sample_rate))
-        queued = sum(len(utterance.text) for utterance in self._waiting) if behind_queue else 0
-        if queued + len(text) > self._limits.max_queued_chars:
-            raise QueueFullError(f"{queued} characters are waiting to be spoken")
-        if behind_queue and len(self._unfinished) >= MAX_UTTERANCES:
+        self._check_parts(_as_script(script), voice, behind_queue=behind_queue)
+        if behind_queue and len(self._backlog.utterances) >= MAX_UTTERANCES:
             raise QueueFullError(f"{MAX_UTTERANCES} utterances are waiting to be spoken")
 
-    def say(self, text: str, voice: str | None) -> int:
-        """Queue a text; returns the utterance's number. Raises as check() does."""
-        self.check(text, voice)
-        utterance = Utterance(next(self._numbers), text, voice, came=self._loop.time(), queued=not self.idle)
+    def say(
+        self,
+        script: Script | str,
+        voice: str | None = None,
+        *,
+        mark: str | None = None,
+        barge_in: BargeInPolicy | None = None,
+    ) -> int:
+        """Queue an utterance; its number. Raises as check() does.
+
+        voice: of words that have none of their own. mark: one at its end. barge_in: what interrupts it while it is
+        heard, None for the call's policy.
+        """
+        parts = _as_script(script)
+        self.check(parts, voice)
+        utterance = self._backlog.begin(voice, mark, barge_in, open_=False)
         self.counters.utterances += 1
-        self._unfinished[utterance.number] = utterance
-        self._waiting.append(utterance)
-        self._log.debug("speech_queued", utterance=utterance.number, text=text, voice=voice)
-        self._wake.set()
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._run())
-            self._task.add_done_callback(self._ended)
+        self._log.debug("speech_queued", utterance=utterance.number, text=plain_text(parts), voice=voice)
+        self._append(utterance, parts)
         return utterance.number
+
+    def open(self, voice: str | None = None, *, barge_in: BargeInPolicy | None = None) -> SpeechTurn:
+        """Queue an utterance whose words are yet to come. Raises EngineError, QueueFullError, TurnOpenError."""
+        if any(utterance.open for utterance in self._backlog.utterances.values()):
+            raise TurnOpenError("an utterance is still open")
+        self.check("", voice)
+        utterance = self._backlog.begin(voice, None, barge_in, open_=True)
+        self.counters.utterances += 1
+        return SpeechTurn(utterance, self._add, self._end)
 
     def clear(self) -> list[CutSpeech]:
         """Stop speaking and forget all that is queued; the frame after this is silence.
@@ -147,32 +152,30 @@ class SpeechQueue:
         Returns what was cut, in the order of saying: an utterance that has been heard to its end is not among it.
         """
         dropped = {part.tag: part for part in self._playout.clear()}
-        unfinished = list(self._unfinished.values())
-        cut = []
-        for utterance in unfinished:
-            utterance.cleared = True
-            self._count_underrun(utterance)
-            part = dropped.get(utterance.number)
-            if part is not None or not utterance.ended:  # else it has been played out, and the event is on its way
-                cut.append(utterance.cut(part, self._sample_rate))
-        self.counters.cleared += len(unfinished)
-        self._unfinished.clear()
-        self._waiting.clear()
-        if self._stream is not None:
-            self._stream.cancel()
-        self._wake.set()  # also out of a wait for the buffer to drain
-        if unfinished:
+        was_idle = self.idle
+        for segment in tuple(self._backlog.segments.values()):
+            if segment.ended and segment.tag not in dropped:  # it has been played out, and the event is on its way
+                self._heard(segment)
+        events = self._leave()
+        cut, segments = self._backlog.cut(dropped, self._sample_rate)
+        for segment in segments:
+            self._underruns.over(segment)
+        self._feed.cut()
+        if cut:
+            self.counters.cleared += len(cut)
             unheard = sum(part.samples for part in dropped.values()) / self._sample_rate
-            self._log.info("speech_cleared", utterances=len(unfinished), unheard_s=round(unheard, 3))
+            self._log.info("speech_cleared", utterances=len(cut), unheard_s=round(unheard, 3))
+        self._tell(events)
+        if not was_idle and self.idle:
             self._on_idle()
         return cut
 
     def close(self) -> None:
-        """The call is over. Idempotent."""
+        """The call is over: nothing more is told. Idempotent."""
         self._on_idle = self._on_failure = _nothing
+        self._on_event = _untold
         self.clear()
-        if self._task is not None:
-            self._task.cancel()
+        self._feed.close()
 
     def listening(self) -> None:
         """The caller hears us from now on: after the ACK, or after a hold."""
@@ -180,166 +183,126 @@ class SpeechQueue:
 
     def playout_event(self, event: PlayoutEvent) -> None:
         """To be called in the event loop with what the playout buffer reports."""
-        utterance = self._unfinished.get(event.tag) if isinstance(event.tag, int) else None
-        if event.kind == "started":
-            self._log.info("speech_started", utterance=event.tag)
+        segment = self._backlog.segments.get(event.tag) if isinstance(event.tag, int) else None
         if event.kind == "finished":
             self._silent_since = self._loop.time()
-        if utterance is None:
+        if segment is None:
             return  # cleared meanwhile
         match event.kind:
             case "started":
-                waited = self._loop.time() - max(utterance.came, self._silent_since)
-                self._measures.first_packet(waited, queued=utterance.queued)
+                self._started(segment)
             case "underrun":
-                self._note_underrun(utterance, event.at)
+                self._underruns.began(segment, event.at)
             case "resumed":
-                self._count_underrun(utterance, event.gap_s)
+                self._underruns.over(segment, event.gap_s)
             case "finished":
-                self._finished(utterance)
+                self._heard(segment)
+                self._advance()
 
-    def _finished(self, utterance: Utterance) -> None:
-        del self._unfinished[utterance.number]
-        self._count_underrun(utterance)
-        if utterance.complete:
-            self.counters.played += 1
-            self._log.info("speech_finished", utterance=utterance.number)
-        if self.idle:
+    # What comes in:
+
+    def _check_parts(self, parts: Script, voice: str | None, *, behind_queue: bool) -> None:
+        for part in parts:
+            if isinstance(part, Words):
+                self._engine.check(self._feed.request(part, voice))
+        self._backlog.check_room(parts, self._limits.max_queued_chars, behind_queue=behind_queue)
+
+    def _add(self, utterance: Utterance, parts: Script) -> None:
+        """More of an open utterance."""
+        self._check_parts(parts, utterance.voice, behind_queue=True)
+        self._log.debug("speech_added", utterance=utterance.number, text=plain_text(parts))
+        self._append(utterance, parts)
+
+    def _end(self, utterance: Utterance) -> None:
+        utterance.open = False
+        self._judge(utterance)
+        self._proceed()
+
+    def _append(self, utterance: Utterance, parts: Script) -> None:
+        self._backlog.append(utterance, parts, self._loop.time())
+        self._proceed()
+
+    def _proceed(self) -> None:
+        self._feed.news()
+        if self._backlog.passable:
+            # After whoever spoke to us has the answer: an utterance is not over before its number is known.
+            self._loop.call_soon(self._advance)
+
+    # What is spoken:
+
+    def _synthesised(self, segment: Segment, failure: str | None) -> None:
+        utterance = self._backlog.utterances[segment.number]
+        utterance.audible = utterance.audible or segment.chunks > 0
+        if failure is not None:
+            self._failed(utterance, segment, failure)
+        self._judge(utterance)
+
+    def _failed(self, utterance: Utterance, segment: Segment, reason: str) -> None:
+        if isinstance(segment.part, Sound):
+            self.counters.sounds_failed += 1
+        elif not utterance.failed:
+            self.counters.failed += 1
+        if not utterance.failed:
+            utterance.failed = True
+            self._on_event(SpeechFailed(utterance.number, reason))
+
+    def _judge(self, utterance: Utterance) -> None:
+        """Whether there was anything to speak in it, once that is known."""
+        silent = utterance.worded and not utterance.audible and not utterance.failed
+        if silent and not utterance.unspeakable and utterance.synthesised:
+            utterance.unspeakable = True
+            self.counters.unspeakable += 1
+            self._log.warning("nothing_speakable", utterance=utterance.number, chars=utterance.chars)
+
+    def _broken(self) -> None:
+        self._on_failure()
+
+    # What is heard:
+
+    def _started(self, segment: Segment) -> None:
+        segment.started = True
+        utterance = self._backlog.utterances[segment.number]
+        if isinstance(segment.part, Words):
+            waited = self._loop.time() - max(segment.came, self._silent_since)
+            self._measures.first_packet(waited, queued=segment.queued)
+        if not utterance.started:
+            utterance.started = True
+            self._log.info("speech_started", utterance=utterance.number)
+            self._on_event(SpeechStarted(utterance.number))
+
+    def _heard(self, segment: Segment) -> None:
+        """To its end."""
+        self._backlog.heard(segment)
+        self._underruns.over(segment)
+
+    def _advance(self) -> None:
+        """Tell of the marks that were passed and of the utterances that are over."""
+        was_idle = self.idle
+        self._tell(self._leave())
+        if not was_idle and self.idle:
             self._on_idle()
 
-    def _note_underrun(self, utterance: Utterance, began: float) -> None:
-        busy = isinstance(self._engine.available(), EngineBusyError)
-        utterance.underrun = underrun = Underrun(began, time.monotonic(), busy)
-        if utterance.written_at >= began:  # before we came to this
-            underrun.audio = utterance.written_at
+    def _leave(self) -> list[SpeechEvent]:
+        """What to tell once all is in order again: who hears of it may clear, or say more."""
+        events, over = self._backlog.leave()
+        for utterance in over:
+            if not utterance.failed and not utterance.unspeakable:
+                self.counters.played += 1
+                self._log.info("speech_finished", utterance=utterance.number)
+        return events
 
-    def _count_underrun(self, utterance: Utterance, gap_s: float | None = None) -> None:
-        """The underrun that lasted, if one did, is over; without gap_s, because the utterance is."""
-        underrun, utterance.underrun = utterance.underrun, None
-        if underrun is None:
-            return
-        now = time.monotonic()
-        cause = underrun.cause(now)
-        match cause:
-            case "engine":
-                self.counters.underruns_engine += 1
-            case "engine_busy":
-                self.counters.underruns_engine_busy += 1
-            case "event_loop":
-                self.counters.underruns_event_loop += 1
-        self._log.warning(
-            "speech_underrun",
-            utterance=utterance.number,
-            cause=cause,
-            gap_ms=round(1000 * (now - underrun.began if gap_s is None else gap_s)),
-            loop_late_ms=round(1000 * underrun.late),
-            prebuffer_ms=round(1000 * self._playout.depth_s),
-        )
+    def _tell(self, events: Iterable[SpeechEvent]) -> None:
+        for event in events:
+            self._on_event(event)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._log.error("speech_queue_failed", exc_info=task.exception())
-            self._on_failure()
 
-    async def _run(self) -> None:
-        """Synthesise one utterance after the other; lives as long as the call."""
-        while True:
-            while self._waiting:
-                await self._speak(self._waiting.popleft())
-            self._wake.clear()
-            await self._wake.wait()
-
-    async def _speak(self, utterance: Utterance) -> None:
-        self._playout.begin(utterance.number)
-        try:
-            await self._synthesise(utterance)
-        except EngineError as error:
-            self._count_failure(utterance, str(error), error)
-        except Exception as error:  # noqa: BLE001  whatever an engine does wrong, the call goes on
-            self._count_failure(utterance, type(error).__name__, error)
-        else:
-            utterance.complete = utterance.chunks > 0
-            if not utterance.chunks and not utterance.cleared:
-                self.counters.unspeakable += 1
-                self._log.warning("nothing_speakable", utterance=utterance.number, chars=len(utterance.text))
-        finally:
-            self._stream = None
-        if not utterance.cleared:  # else clear() has closed it, and perhaps another has begun
-            self._playout.end()
-            utterance.ended = True
-
-    def _count_failure(self, utterance: Utterance, reason: str, error: Exception) -> None:
-        if not utterance.cleared:
-            self.counters.failed += 1
-            self._log.error("synthesis_failed", utterance=utterance.number, error=reason)
-            self._log.debug("synthesis_failure", utterance=utterance.number, exc_info=error)
-
-    async def _synthesise(self, utterance: Utterance) -> None:
-        """Have one utterance spoken, as soon as the engine has room for it within the limit. Raises EngineError."""
-        turn = self._loop.time()
-        patience = Patience(self._limits.wait_s, turn)
-        waited = False
-        while not utterance.cleared:
-            try:
-                await self._receive(utterance, turn)
-                return
-            except (EngineBusyError, EngineNotReadyError) as error:
-                pause = patience.pause(self._loop.time())
-                if utterance.chunks or pause is None:
-                    raise
-                if not waited:
-                    waited = True
-                    self.counters.waited += 1
-                    self._log.warning("speech_waits", utterance=utterance.number, reason=str(error))
-            await self._sleep(utterance, pause)
-
-    async def _receive(self, utterance: Utterance, turn: float) -> None:
-        """Move one utterance's chunks from the engine to the buffer."""
-        request = SpeechRequest(
-            utterance.text, utterance.voice, self._sample_rate, buffered_seconds=lambda: self._playout.buffered_seconds
-        )
-        stream = self._stream = self._engine.synthesize(request)
-        try:
-            async for chunk in stream:
-                if not utterance.chunks:
-                    since = turn if utterance.queued else utterance.came
-                    self._measures.first_pcm(self._loop.time() - since, queued=utterance.queued)
-                utterance.chunks += 1
-                utterance.received_s += chunk.seconds
-                self.counters.synthesised_s += chunk.seconds
-                await self._play(utterance, chunk)
-                if utterance.cleared:
-                    break
-        finally:
-            stream.cancel()
-
-    async def _play(self, utterance: Utterance, chunk: PcmChunk) -> None:
-        pcm = memoryview(chunk.pcm)  # pieces without copies: a cached prompt is one object for all calls
-        for start in range(0, len(pcm), self._piece_bytes):
-            if utterance.cleared:
-                return
-            self._playout.write(pcm[start : start + self._piece_bytes])
-            utterance.written_at = time.monotonic()
-            if utterance.underrun is not None and utterance.underrun.audio is None:
-                utterance.underrun.audio = utterance.written_at
-            await self._wait_for_room(utterance)
-
-    async def _wait_for_room(self, utterance: Utterance) -> None:
-        """Backpressure: no more is asked of the engine than is soon to be played."""
-        while not utterance.cleared and (ahead := self._playout.buffered_seconds - BUFFER_AHEAD_S) > 0:
-            await self._sleep(utterance, ahead)
-
-    async def _sleep(self, utterance: Utterance, seconds: float) -> None:
-        """That long, or until something has happened: a clear, a close, a new text."""
-        if utterance.cleared:
-            return
-        self._wake.clear()
-        timer = self._loop.call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
+def _as_script(script: Script | str) -> Script:
+    return (Words(script),) if isinstance(script, str) else script
 
 
 def _nothing() -> None:
+    pass
+
+
+def _untold(_event: SpeechEvent) -> None:
     pass

@@ -88,8 +88,8 @@ class _Encoder:
 class SendStream:
     """What one leg sends.
 
-    send() belongs to the media thread. The event loop may at any time change `paused`, `send_silence` and the format:
-    each is one reference that the next packet sees whole.
+    send() belongs to the media thread. The event loop may at any time change `paused`, `held`, `send_silence` and the
+    format: each is one reference that the next packet sees whole.
     """
 
     def __init__(self, send: Send, playout: PlayoutBuffer, form: SendFormat, playout_rate: int = 8000) -> None:
@@ -98,6 +98,8 @@ class SendStream:
         self.dtmf = DtmfSender()
         self.paused = False
         "On hold (a direction without sending): nothing is sent and no audio consumed."
+        self.held = False
+        "The peer is on hold by our wish: silence is sent, and no audio consumed."
         self.send_silence = True
         "Whether silence is sent between utterances, or nothing."
         self.on_frame: Callable[[bytes | None, int], None] | None = None
@@ -157,7 +159,7 @@ class SendStream:
                 return True
             frame = None  # between two digits: speech there would be heard in scraps
         else:
-            frame = self._tone() if self._tones else self.playout.read()
+            frame = self._tone() if self._tones else None if self.held else self.playout.read()
         second = form.payload_type
         if frame is not None:
             payload = encode(frame)

@@ -36,6 +36,7 @@ class Caller:
         self.calls = Calls(config, CallEngines(self.engine, overflow), lambda peer: "127.0.0.1")
         agent_config = UserAgentConfig("Test/1", AccessList([ip_network("127.0.0.0/8")]), TimerValues(t1=0.05, t2=0.4))
         self.agent = UserAgent(self.calls, agent_config, self.transport)
+        self.calls.connect(self.agent.invite, lambda: ("127.0.0.1", 5060))
         self.rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.rtp.bind(("127.0.0.1", 0))
         self.rtp.setblocking(False)

@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import Sequence
 
-from tts_engine.engine import EngineLimits, PcmChunk, SpeechRequest
+from tts_engine.engine import EngineLimits, Feature, PcmChunk, SpeechRequest
 from tts_engine.errors import (
     EngineBusyError,
     EngineError,
@@ -76,6 +76,7 @@ class FakeEngine:
         self.voices = voices
         self.limits = EngineLimits(max_text_chars=1000, max_streams=100)
         self.measures: Sequence[Measure] = ()
+        self.features: frozenset[Feature] = frozenset()
         self.ready = True
         self.busy = False
         self.retry_after: float | None = None

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from mediaserver.call_leg import EndReason
+from mediaserver.call_end import EndReason
 from mediaserver.rtp.codec import PCMU
 from mediaserver.rtp.dtmf_event import DIGITS
 from mediaserver.rtp.packet import FIRST_OCTET, pack_header
@@ -95,10 +95,10 @@ async def test_the_policy_of_a_call_goes_before_the_configurations() -> None:
     async with running_caller(barge_in={"policy": "digit"}) as caller:
         await caller.call(LONG, X_TTS_Barge_In="none")
         (leg,) = caller.calls.legs
-        assert leg.media.barge_in_policy == "none"
+        assert leg.media.hearing.barge_in_policy == "none"
         assert not leg.media.inbound.listening
         await caller.info(X_TTS_Barge_In="either")
-        assert leg.media.barge_in_policy == "either"
+        assert leg.media.hearing.barge_in_policy == "either"
         assert leg.media.inbound.listening
         await caller.info(X_TTS_Barge_In="digit")
         assert not leg.media.inbound.listening, "audio costs nothing again"

@@ -8,6 +8,7 @@ import pytest
 
 from mediaserver.config import BargeInConfig, ChatterboxConfig, Config, ConfigError, load
 from mediaserver.rtp.barge_in import BargeInSettings
+from mediaserver.trunk_config import TrunkConfig
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "chatterline.toml"
 
@@ -42,8 +43,21 @@ def test_the_shipped_file_has_every_key() -> None:
 
     shipped = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
     for name, section in Config():
-        assert set(shipped[name]) == set(type(section).model_fields), name
+        if name != "trunks":  # a table of tables, each named by who writes the file
+            assert set(shipped[name]) == set(type(section).model_fields), name
     assert set(shipped["tts"]["chatterbox"]) == set(ChatterboxConfig.model_fields)
+
+
+def test_the_shipped_file_shows_a_whole_trunk(tmp_path: Path) -> None:
+    """As a comment: there is none by default. Uncommented it is one, with every key and its default."""
+    import tomllib
+
+    comment = SHIPPED.read_text(encoding="utf-8").partition("# [trunks.pbx]")
+    text = "\n".join(line.removeprefix("# ") for line in (comment[1] + comment[2]).splitlines())
+    shown = tomllib.loads(text)["trunks"]["pbx"]
+    assert set(shown) == set(TrunkConfig.model_fields)
+    trunk = load(write(tmp_path, text)).trunks["pbx"]
+    assert trunk == TrunkConfig(host="pbx.example.com", greeting="")
 
 
 def test_without_configuration_only_loopback_calls() -> None:
@@ -132,6 +146,22 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[tts.chatterbox]\nmax_first_audio_ms = -1", "[tts] chatterbox.max_first_audio_ms"),
         ("[tts.chatterbox]\nmax_streams = 0", "[tts] chatterbox.max_streams"),
         ("[log]\nlevel = 'loud'", "[log] level"),
+        ("[api]\nhost = '0.0.0.0'", "[api]: beyond this machine tokens need TLS"),
+        ("[api]\nhost = 'localhost'", "[api] host: 'localhost' is not an IP address"),
+        ("[api]\ntls_key = 'k.pem'", "[api]: tls_certificate and tls_key go together"),
+        ("[api]\nallow_urls = ['https://example.com']", "[api] allow_urls: 'https://example.com' is not the beginning"),
+        ("[api]\nallow_urls = ['ftp://example.com/']", "[api] allow_urls: 'ftp://example.com/' is not the beginning"),
+        ("[api]\nallow_networks = 7", "[api] allow_networks: must be a list of networks"),
+        ("[api]\nport = 65536", "[api] port"),
+        ("[api]\nmax_body_kb = 1", "[api] max_body_kb"),
+        ("[agent]\nurl = 'https://agent.example.com/'", "[agent] url: 'https://agent.example.com/' is not a ws://"),
+        ("[agent]\nbarge_in = 'never'", "[agent] barge_in"),
+        ("[webhooks]\nurl = 'https://a.example/'", "[webhooks]: url needs a secret"),
+        ("[webhooks]\nurl = 'wss://a.example/'\nsecret = 's'", "[webhooks] url: 'wss://a.example/' is not an http://"),
+        ("[trunks.pbx]\nport = 5060", "[trunks] pbx.host"),
+        ("[trunks.pbx]\nhost = 'a'\npassword = 'b'", "[trunks] pbx: password needs a username"),
+        ("[trunks.pbx]\nhost = 'a'\nnetworks = '10.0.0.0/8'", "[trunks] pbx.networks: must be a list of networks"),
+        ("[trunks.pbx]\nhost = 'a'\nstream_tracks = 'all'", "[trunks] pbx.stream_tracks"),
         ("sip = 3", "[sip]: must be a table"),
         ("[sip", "c.toml"),
     ],

@@ -17,6 +17,7 @@ from mediaserver.config import Config, MetricsConfig
 from mediaserver.metrics import MetricsServer, make_registry
 from mediaserver.speech_measures import BOUNDS_S
 from sip.stats import SipStats
+from tests.mediaserver.callee import running_callee
 from tests.mediaserver.caller import Caller, running_caller
 from tests.mediaserver.fake_engine import FakeEngine
 from tests.sip.doubles import make_request
@@ -62,6 +63,22 @@ async def test_a_calls_life_is_counted() -> None:
         assert after["chatterline_sip_datagrams_malformed_total"] == 1
         assert after["chatterline_rtp_packets_sent_total"] >= during["chatterline_rtp_packets_sent_total"]
         assert after["chatterline_rtp_underruns_total"] == 0
+
+
+async def test_calls_that_we_place_are_counted() -> None:
+    async with running_callee() as callee:
+        await callee.takes_the_call("one", hang_up_after=True)
+        await callee.caller.request("BYE")
+        callee.place("one")
+        await callee.invite()
+        callee.reply(486)
+        await callee.caller.ended()
+        found = await scraped(callee.caller)
+        assert found["chatterline_calls_placed_total"] == 2
+        assert found["chatterline_calls_placed_answered_total"] == 1
+        assert found["chatterline_calls_placed_failed_total{code=486}"] == 1
+        assert found["chatterline_calls_ended_total{reason=busy}"] == 1
+        assert found["chatterline_calls_offered_total"] == 0
 
 
 async def scraped(caller: Caller) -> dict[str, float]:

@@ -325,3 +325,26 @@ def test_the_version_counts_changes_only() -> None:
         answer, _ = ours.answer(offer(media))
         versions.append(SessionDescription.parse(answer).version)
     assert versions == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("sendrecv", "sendonly"), ("recvonly", "sendonly"), ("sendonly", "inactive"), ("inactive", "inactive")],
+)
+def test_a_peer_that_is_on_hold_is_told_so_in_every_description(theirs: str, ours: str) -> None:
+    ours_to_say = negotiator()
+    ours_to_say.held = True
+    answer, agreed = ours_to_say.answer(offer(audio("0", theirs)))
+    assert f"a={ours}\r\n".encode() in answer
+    assert agreed.sending is (theirs in ("sendrecv", "recvonly"))
+    assert b"a=sendonly\r\n" in ours_to_say.offer()
+    ours_to_say.held = False
+    assert b"a=sendrecv\r\n" in ours_to_say.offer()
+
+
+def test_our_address_is_that_which_the_peer_sees() -> None:
+    moved = negotiator(local=("", 20_000))
+    moved.move("198.51.100.9")
+    assert moved.host == "198.51.100.9"
+    assert b"c=IN IP4 198.51.100.9\r\n" in moved.offer()
+    assert b"m=audio 20000 " in moved.offer()

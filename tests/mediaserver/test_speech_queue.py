@@ -11,6 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from mediaserver.rtp.playout import PlayoutBuffer, PlayoutEvent
+from mediaserver.speech_events import SpeechEvent
 from mediaserver.speech_measures import SpeechMeasures
 from mediaserver.speech_queue import (
     BUFFER_AHEAD_S,
@@ -35,6 +36,7 @@ class Fixture:
     def __init__(self, wait_s: float = 0.0, sample_rate: int = 8000) -> None:
         self.engine = FakeEngine()
         self.idles = self.failures = 0
+        self.events: list[SpeechEvent] = []
         self.playout = PlayoutBuffer(
             max_seconds=MAX_BUFFERED_S, sample_rate=sample_rate, frame_samples=sample_rate // 50
         )
@@ -45,6 +47,7 @@ class Fixture:
             self.playout,
             limits,
             self.measures,
+            self.events.append,
             self._idle,
             self._failed,
             structlog.get_logger(),

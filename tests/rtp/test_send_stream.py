@@ -268,6 +268,20 @@ def test_what_was_sent_is_told_frame_by_frame(stream: SendStream) -> None:
     assert told == [(SPEECH, 0), (None, 20)]
 
 
+def test_on_hold_by_our_wish_silence_is_sent_and_the_speech_waits(stream: SendStream, wire: MemoryEndpoint) -> None:
+    speak(stream, 3)
+    run(stream, 0)
+    stream.held = True
+    run(stream, 20, 40, 60)
+    stream.held = False
+    run(stream, 80, 100)
+    speech = PCMU.encode(SPEECH)
+    assert [packet.payload == speech for packet in wire.packets] == [True, False, False, False, True, True]
+    assert [packet.marker for packet in wire.packets] == [True, False, False, False, True, False]
+    assert timestamps(wire) == [160] * 5
+    assert stream.playout.underruns == 0
+
+
 def test_a_halt_silences_the_very_next_packet(stream: SendStream, wire: MemoryEndpoint) -> None:
     speak(stream, 5)
     run(stream, 0, 20)

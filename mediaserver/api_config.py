@@ -1,0 +1,143 @@
+"""[api], [agent] and [webhooks]: the control interfaces and who may use them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from mediaserver.trunk_config import require_websocket_url
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Megabytes = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiConfig(_Section):
+    """[api]: HTTP and WebSocket control; docs/control-api.md."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    "0 for off."
+    socket: str = ""
+    "Path of a Unix socket to listen on instead."
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tokens_file: str = ""
+    'What `chatterline tokens` writes; "" for that in the data directory.'
+    max_body_kb: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
+    max_upload_mb: Annotated[int, Field(ge=1, le=1000)] = 20
+    "Of a voice's recording."
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    requests_per_s: Annotated[float, Field(ge=0, le=100_000)] = 200.0
+    "Of each token, on average; 0 for no limit."
+    max_speech_streams: Annotated[int, Field(ge=0, le=10_000)] = 8
+    "POST /v1/audio/speech at once."
+    max_watchers: Annotated[int, Field(ge=0, le=10_000)] = 20
+    "Subscribers of /v1/events at once."
+    allow_urls: tuple[str, ...] = ()
+    """What agents, media streams, webhooks and played sounds may be at: prefixes of URLs, such as
+    "wss://agent.example.com/". Of those that a request names; what the configuration names is allowed by that."""
+    allow_networks: tuple[Network, ...] = ()
+    "Of addresses that are not public, those that such URLs may lead to."
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_ip(cls, host: str) -> str:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IP address") from None
+        return host
+
+    @field_validator("allow_urls")
+    @classmethod
+    def _prefixes(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            scheme, found, rest = url.partition("://")
+            if not found or scheme not in ("http", "https", "ws", "wss") or "/" not in rest or rest.startswith("/"):
+                raise ValueError(
+                    f'{url!r} is not the beginning of a URL up to its path, such as "https://example.com/"'
+                )
+        return urls
+
+    @field_validator("allow_networks", mode="before")
+    @classmethod
+    def _networks(cls, given: object) -> tuple[Network, ...]:
+        if not isinstance(given, list | tuple) or not all(isinstance(item, str | Network) for item in given):
+            raise ValueError('must be a list of networks, such as ["10.0.0.0/8"]')
+        return tuple(ipaddress.ip_network(item) for item in given)
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        if (
+            self.port
+            and not self.socket
+            and not self.tls_certificate
+            and not ipaddress.ip_address(self.host).is_loopback
+        ):
+            raise ValueError("beyond this machine tokens need TLS: set tls_certificate and tls_key, or a loopback host")
+        return self
+
+
+class AgentConfig(_Section):
+    """[agent]: applications that speak on calls over a WebSocket; docs/agents.md."""
+
+    url: str = ""
+    "Dialled for each call of which neither its trunk nor whoever placed it names one; empty for none."
+    secret: SecretStr = SecretStr("")
+    "Signs our connections (X-Twilio-Signature and X-Chatterline-Signature)."
+    connect_timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 5.0
+    reconnects: Annotated[int, Field(ge=0, le=100)] = 3
+    "Attempts after a connection is lost or could not be made."
+    reconnect_s: Annotated[float, Field(ge=0.01, le=60)] = 0.5
+    "Before the first of them; twice as long before each further one, up to 10 s."
+    fallback: str = "I am sorry, something went wrong. Please call again later."
+    "Said when the agent is lost for good."
+    fallback_transfer: str = ""
+    "Where the call then goes; empty: it is ended."
+    barge_in: Literal["none", "speech", "digit", "either"] = "either"
+    "For speech that an agent marks as interruptible."
+    prompt_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    "A connected agent that says nothing at the beginning of a call for so long is lost; 0 for never."
+    max_message_kb: Annotated[int, Field(ge=1, le=10_000)] = 64
+    messages_per_s: Annotated[int, Field(ge=10, le=100_000)] = 500
+    "That an agent may send."
+
+    _url_is_websocket = field_validator("url")(require_websocket_url)
+
+
+class WebhookConfig(_Section):
+    """[webhooks]: events posted to an application."""
+
+    url: str = ""
+    "Empty for none."
+    secret: SecretStr = SecretStr("")
+    "Signs each request (HMAC-SHA256)."
+    events: tuple[str, ...] = ()
+    "Of which types; empty for all."
+    spool_dir: str = ""
+    'Where events wait for an application that is away; "" for that in the data directory.'
+    spool_mb: Megabytes = 64
+    "Of that directory; beyond it the oldest events are dropped, and counted."
+    retry_hours: Annotated[float, Field(ge=0, le=720)] = 24.0
+    timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is not an http:// or https:// URL")
+        return url
+
+    @model_validator(mode="after")
+    def _is_signed(self) -> Self:
+        if self.url and not self.secret.get_secret_value():
+            raise ValueError("url needs a secret: events are signed")
+        return self
