@@ -1,0 +1,1 @@
+"""Control of calls over HTTP and WebSocket: what applications, agents and people use."""

@@ -1,0 +1,75 @@
+"""What all interfaces share: configuration, calls, engines, tokens, and the parts that attach to calls."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends
+from prometheus_client import CollectorRegistry
+from starlette.requests import HTTPConnection
+
+from mediaserver.api.idempotency import IdempotencyStore
+from mediaserver.api.limits import RateLimiter
+from mediaserver.api.tokens import TokenStore, tokens_path
+from mediaserver.api.urls import UrlPolicy, policy_of
+from mediaserver.call_control import CallsControl
+from mediaserver.call_engines import CallEngines
+from mediaserver.config import Config
+
+if TYPE_CHECKING:
+    from mediaserver.api.agent.manager import AgentManager
+    from mediaserver.api.stream.manager import StreamManager
+    from mediaserver.api.webhooks.sender import WebhookSender
+
+
+@dataclass(slots=True)
+class ApiState:
+    """Of one server. Everything belongs to the event loop."""
+
+    config: Config
+    calls: CallsControl
+    engines: CallEngines
+    urls: UrlPolicy
+    tokens: TokenStore
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    "The node's metrics: what GET /v1/status is made of."
+    rates: RateLimiter = field(default_factory=lambda: RateLimiter(0))
+    idempotency: IdempotencyStore = field(default_factory=IdempotencyStore)
+    counts: Counter[str] = field(default_factory=Counter)
+    "What the interfaces count: names such as agent_messages_refused. In /v1/status, and exported as a metric."
+    agents: AgentManager | None = None
+    streams: StreamManager | None = None
+    webhooks: WebhookSender | None = None
+    watchers: int = 0
+    "Subscribers of /v1/events."
+    status: tuple[float, bytes] | None = None
+    "What GET /v1/status last said, and when, in monotonic seconds."
+    started_at: float = field(default_factory=time.time)
+
+
+def make_state(
+    config: Config, calls: CallsControl, engines: CallEngines, registry: CollectorRegistry | None = None
+) -> ApiState:
+    """Of the configuration; agents, streams and webhooks are set by whoever starts them."""
+    return ApiState(
+        config=config,
+        calls=calls,
+        engines=engines,
+        urls=policy_of(config),
+        tokens=TokenStore(tokens_path(config)),
+        registry=registry or CollectorRegistry(),
+        rates=RateLimiter(config.api.requests_per_s),
+    )
+
+
+def state_of(connection: HTTPConnection) -> ApiState:
+    """Of the server that a request or WebSocket came to; a dependency of both."""
+    state: ApiState = connection.app.state.api
+    return state
+
+
+State = Annotated[ApiState, Depends(state_of)]
+"What a route asks for: `state: State`."
