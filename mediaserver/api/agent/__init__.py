@@ -1,0 +1,1 @@
+"""Applications that speak on calls over a WebSocket, with the messages of Twilio's ConversationRelay."""
