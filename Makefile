@@ -33,8 +33,8 @@ $(STAMPS)/test: pyproject.toml requirements/torch-cpu.txt requirements/reference
 	@scripts/install-cpu-torch $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[test]" -r requirements/reference-needs.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/reference.txt
-	@scripts/debian-packages sip-tester baresip-core systemd -- \
-		sh -c "command -v sipp && command -v baresip && command -v systemd-analyze"
+	@scripts/debian-packages sip-tester baresip-core systemd chromium -- \
+		sh -c "command -v sipp && command -v baresip && command -v systemd-analyze && command -v chromium"
 	@touch $@
 
 demo: $(STAMPS)/phone
@@ -59,7 +59,7 @@ unit: $(STAMPS)/test
 # The first half computes, on two cores at once; the second half is about time, and has the machine to itself.
 test: lint
 	$(VENV)/bin/pytest -n 2 --dist worksteal -m "not realtime" --ignore tests/interop
-	$(VENV)/bin/pytest -m realtime --ignore tests/tts_engine --ignore tests/parity --ignore tests/sip
+	$(VENV)/bin/pytest -m realtime --ignore tests/tts_engine --ignore tests/parity
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo.wav

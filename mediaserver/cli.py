@@ -1,4 +1,4 @@
-"""The command line: `chatterline serve`, `say`, `call`, `voices`, `prompts`, `engine`, `fetch-model`."""
+"""The command line: `chatterline serve`, `say`, `call`, `voices`, `prompts`, `engine`, `tokens`, `fetch-model`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from mediaserver import __version__, cli_engine, cli_prompts, cli_voices, logging
+from mediaserver import __version__, cli_engine, cli_prompts, cli_tokens, cli_voices, logging
 from mediaserver.cli_models import fetch_model_command
 from mediaserver.cli_support import fail, read_config
 from mediaserver.config import TtsConfig, require_ip
@@ -38,6 +38,7 @@ ConfigOption = Annotated[
 app.add_typer(cli_voices.app, name="voices")
 app.add_typer(cli_prompts.app, name="prompts")
 app.add_typer(cli_engine.app, name="engine")
+app.add_typer(cli_tokens.app, name="tokens")
 app.command("fetch-model")(fetch_model_command)
 
 

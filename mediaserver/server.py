@@ -11,8 +11,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from mediaserver import __version__, garbage, systemd
+from mediaserver.api.server import ApiServer
 from mediaserver.call_engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
@@ -128,12 +130,24 @@ class Server:
             ) from None
         calls.pacer.start()
         stack.callback(calls.pacer.stop)
+        stack.callback(agent.close)
+        await self._start_api(stack, calls, registry)  # before any call can come: agents attach to the first one too
         try:
             await transport.listen(config.sip.host, config.sip.port)
         except OSError as error:
             raise StartError(f"[sip] cannot listen on {config.sip.host}:{config.sip.port}: {error.strerror}") from None
-        stack.callback(agent.close)
+        calls.connect(agent.invite, lambda: transport.local_address)
         return calls, agent
+
+    async def _start_api(self, stack: contextlib.AsyncExitStack, calls: Calls, registry: CollectorRegistry) -> None:
+        """Raises StartError."""
+        api = ApiServer(self._config, calls, calls.engines, registry)
+        try:
+            await api.start()
+        except OSError as error:
+            where = self._config.api.socket or f"{self._config.api.host}:{self._config.api.port}"
+            raise StartError(f"[api] cannot listen on {where}: {error}") from None
+        stack.push_async_callback(api.close)  # when the calls have ended, so that events of that still leave
 
     async def _serve(self, calls: Calls, watch: EngineWatch) -> None:
         """Until asked to stop; the watchdog is fed by the loop that serves, while the pacer's thread lives."""

@@ -26,18 +26,23 @@ REAL_TIME = (
     "benchmarks/test_pacing_under_load.py",
     "benchmarks/test_probe.py",
     "benchmarks/test_speakers.py",
+    "mediaserver/api/agent/test_agent_on_call.py",
+    "mediaserver/api/stream/test_real_call.py",
     "mediaserver/test_call_media.py",
     "mediaserver/test_calls.py",
     "mediaserver/test_garbage.py",
     "mediaserver/test_phone.py",
     "mediaserver/test_server.py",
     "mediaserver/test_server_engines.py",
+    "mediaserver/test_speech_parts.py",
     "mediaserver/test_speech_queue.py",
+    "mediaserver/test_speech_turn.py",
     "mediaserver/test_speech_wait.py",
     "rtp/test_bad_input.py",
     "rtp/test_pacer_thread.py",
     "rtp/test_playout.py",
     "rtp/test_ports.py",
+    "sip/test_sipp_callee.py",
 )
 "Tests that wait for packets, or take ports by number: they have the machine to themselves."
 

@@ -62,6 +62,7 @@ def launch(
         "CHATTERLINE_RTP__PORT_MAX": str(SERVER_RTP_PORTS[1]),
         "CHATTERLINE_CALLS__MAX_CALLS": str(calls + 10),
         "CHATTERLINE_METRICS__PORT": str(metrics_port),
+        "CHATTERLINE_API__PORT": "0",
     }
     return command, settings | dict(setting.split("=", 1) for setting in args.server_env)
 

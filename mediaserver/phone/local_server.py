@@ -44,6 +44,7 @@ class LocalServer:
             "SIP__PORT": str(self.port),
             "RTP__PORT_MIN": str(first),
             "RTP__PORT_MAX": str(first + RTP_PORTS),
+            "API__PORT": "0",  # off, unless `settings` say otherwise: its default port may be somebody else's
             **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -110,6 +111,13 @@ class LocalServer:
 def free_udp_port() -> int:
     """A UDP port of the loopback interface that nobody has at this moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def free_tcp_port() -> int:
+    """The same of TCP, for `API__PORT`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mediaserver.phone.local_server import free_udp_port
@@ -32,7 +33,12 @@ class Service:
 
     async def start(self, **settings: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATTERLINE_")}
-        own = {"NOTIFY_SOCKET": str(self._path), "WATCHDOG_USEC": "200000", "CHATTERLINE_SIP__PORT": str(self.port)}
+        own = {
+            "NOTIFY_SOCKET": str(self._path),
+            "WATCHDOG_USEC": "200000",
+            "CHATTERLINE_SIP__PORT": str(self.port),
+            "CHATTERLINE_API__PORT": "0",
+        }
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mediaserver", "serve", env={**kept, **own, **settings}, stderr=subprocess.PIPE
         )
@@ -75,10 +81,13 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     made.sip.close()
 
 
-async def test_ready_watched_and_stopped(service: Service) -> None:
-    await service.start()
+async def test_ready_watched_and_stopped(service: Service, tmp_path: Path) -> None:
+    api, tokens = tmp_path / "api.sock", tmp_path / "tokens"
+    await service.start(CHATTERLINE_API__SOCKET=str(api), CHATTERLINE_API__TOKENS_FILE=str(tokens))
     ready = await service.notified("READY=1")
     assert f"127.0.0.1:{service.port}" in ready
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(api)), base_url="http://api") as client:
+        assert (await client.get("/healthz")).status_code == 200
     assert (await service.answer(make_request("OPTIONS"))).startswith(b"SIP/2.0 200 OK")
     for _ in range(3):
         await service.notified("WATCHDOG=1")
@@ -88,6 +97,7 @@ async def test_ready_watched_and_stopped(service: Service) -> None:
     assert code == 0
     assert "Traceback" not in log
     assert "stopped" in log
+    assert not api.exists()
 
 
 async def test_a_draining_server_takes_no_calls_and_is_watched(service: Service) -> None:
@@ -170,3 +180,21 @@ async def test_a_stop_does_not_wait_for_a_model_that_loads(monkeypatch: pytest.M
     server.stop()
     await asyncio.wait_for(running, 10)
     assert cancelled.is_set()
+
+
+async def test_an_address_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mediaserver.config import Config
+    from mediaserver.server import Server, StartError
+
+    async def nothing() -> None:
+        pass
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = Server(Config(api={"port": port}))  # type: ignore[arg-type]
+        monkeypatch.setattr(server.engine, "start", nothing)
+        monkeypatch.setattr(server.engine, "stop", nothing)
+        with pytest.raises(StartError, match=rf"\[api\] cannot listen on 127.0.0.1:{port}"):
+            await server.run()

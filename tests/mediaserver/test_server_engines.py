@@ -44,7 +44,12 @@ class Node:
         self.address = f"127.0.0.1:{port}"
         self.sip.connect(("127.0.0.1", port))
         self.server = Server(
-            Config(sip={"port": port}, tts={"overflow": overflow}, calls={"retry_after_s": 7})  # type: ignore[arg-type]
+            Config(
+                sip={"port": port},  # type: ignore[arg-type]
+                api={"port": 0},  # type: ignore[arg-type]
+                tts={"overflow": overflow},  # type: ignore[arg-type]
+                calls={"retry_after_s": 7},  # type: ignore[arg-type]
+            )
         )
         self.running: asyncio.Task[None] | None = None
 
