@@ -20,7 +20,7 @@ from tts_engine.embedded.g2p import load_g2p
 from tts_engine.embedded.ipa import to_alphabet
 from tts_engine.embedded.onnx import open_session
 from tts_engine.embedded.silence import trim_start
-from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
+from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, cut_first, sentences
 from tts_engine.errors import EngineError
 from tts_engine.pooled_stream import Piece
 from tts_engine.resample import Resampler, Samples, to_pcm16
@@ -108,6 +108,8 @@ def speak(
         except Exception as error:  # noqa: BLE001 - whatever G2P stumbles over: the other sentences are still said
             failure = failure or error
             continue
+        if pieces and not spoken:
+            pieces[:1] = [piece for piece in cut_first(pieces[0]) if piece.strip(_PAUSE)]
         while pieces:
             samples = trim_start(model.infer(pieces.pop(0), speed, rng, narrow=narrow), rate)
             final = not pieces and not remaining and failure is None

@@ -236,9 +236,17 @@ class TestAudio:
         assert at_once == in_turn
 
     async def test_one_chunk_per_sentence(self, engine: EmbeddedEngine) -> None:
-        chunks = await read(engine.synthesize(SpeechRequest(" ".join(TELEPHONE_SENTENCES[:3]))))
+        chunks = await read(engine.synthesize(SpeechRequest(" ".join(TELEPHONE_SENTENCES[1:4]))))
         assert len(chunks) == 3
         assert all(2 < chunk.seconds < 8 for chunk in chunks)
+
+    async def test_the_first_chunk_is_a_clause(self, engine: EmbeddedEngine) -> None:
+        """Somebody waits for it; a second such sentence comes whole."""
+        text = TELEPHONE_SENTENCES[0]
+        chunks = await read(engine.synthesize(SpeechRequest(f"{text} {text}")))
+        first, rest, again = (chunk.seconds for chunk in chunks)
+        assert first < 0.7 * again
+        assert first + rest == pytest.approx(again, rel=0.2)
 
 
 class TestBackpressure:
