@@ -50,17 +50,16 @@ class AwaitedAck:
         missing: Callable[[], None],
     ) -> None:
         self.cseq = served.request.cseq
-        self._served = served
-        self._response = bytes(response)
-        self._stats = stats
-        self._timer = AckTimer(timers, clock.time(), self._retransmit, missing)
+        data = bytes(response)
+
+        def retransmit() -> None:  # without us in it: who awaits an ACK is freed when it has come
+            stats.accepted_retransmissions += 1
+            served.transmit(data)
+
+        self._timer = AckTimer(timers, clock.time(), retransmit, missing)
         self._runner = MachineRunner(self._timer, clock, lambda: None)
 
     def stop(self) -> None:
         """It has come, or nobody waits for it any more."""
         self._timer.clear_timers()
         self._runner.reschedule()
-
-    def _retransmit(self) -> None:
-        self._stats.accepted_retransmissions += 1
-        self._served.transmit(self._response)

@@ -82,6 +82,12 @@ class DialogRequests:
         if self._referral is not None:
             self._referral.discard()
 
+    def release(self) -> None:
+        """Closed, and the session has been forgotten: let go of it, so that nothing waits for the cycle collector."""
+        self._lost = _nothing
+        self.infos.release()
+        self.reinvites.release()
+
     def prepare(self, draft: Draft, on_response: OnResponse, on_failure: OnFailure) -> ClientRequest:
         """A request of this dialog, still to be sent."""
         return ClientRequest(self.outbox, self.dialog, draft, self.digest, on_response, on_failure)
@@ -141,3 +147,7 @@ class DialogRequests:
         if not self.acks.repeat(request, response_tag(response)):
             self.dialog.remote_target = response_target(response) or self.dialog.remote_target
             self.acks.acknowledge(self.dialog, request, self.peer)
+
+
+def _nothing() -> None:
+    pass

@@ -68,6 +68,10 @@ class InfoQueue:
         self._waiting.clear()
         self.close()
 
+    def release(self) -> None:
+        """Closed, and the session has been forgotten: let go of it."""
+        self._send = _unsent
+
     def _send_next(self) -> None:
         if not self._open or self._under_way or not self._waiting:
             return
@@ -80,3 +84,7 @@ class InfoQueue:
             info.tell(code)
 
         self._send(info, done)
+
+
+def _unsent(_info: Info, _done: OnResult) -> None:
+    pass

@@ -42,7 +42,7 @@ class OutgoingSession(Session):
         self._answers: set[str] = set()
         headers = (*agent.capabilities, *invite.headers)
         draft = Draft("INVITE", headers, invite.body, invite.content_type)
-        self._inviting = self._requests.prepare(draft, self._received, self._not_answered)
+        self._inviting: ClientRequest | None = self._requests.prepare(draft, self._received, self._not_answered)
 
     @property
     def from_uri(self) -> str:
@@ -67,7 +67,8 @@ class OutgoingSession(Session):
             self._log.warning("next_hop_unresolved", host=hop[0], error=str(error))
             self._not_answered(503, UNRESOLVED)
             return
-        self._inviting.send_to(self._requests.peer)
+        if self._inviting is not None:
+            self._inviting.send_to(self._requests.peer)
 
     def hang_up(self, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """See Session. Before the answer it is a CANCEL, sent once there has been a provisional response, and the
@@ -83,7 +84,9 @@ class OutgoingSession(Session):
         """See Session."""
         super().terminate()
         self._stop_answer_timer()
-        self._inviting.abandon()
+        if self._inviting is not None:
+            self._inviting.abandon()
+            self._inviting = None
 
     def _unanswered(self) -> None:
         if self._state is State.PROCEEDING:
@@ -92,7 +95,8 @@ class OutgoingSession(Session):
 
     def _cancel(self, code: int, reason: str) -> None:
         self._state = State.LEAVING
-        self._inviting.cancel()
+        if self._inviting is not None:
+            self._inviting.cancel()
         self._fail(code, reason)
 
     # Answers to the INVITE:
@@ -160,6 +164,10 @@ class OutgoingSession(Session):
         requests = self._requests
         bye = ClientRequest(requests.outbox, dialog, Draft("BYE"), requests.digest, done, done)
         bye.send(requests.peer)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._inviting = None  # its transaction has it for as long as further answers may come
 
     # No session:
 

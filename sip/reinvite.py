@@ -83,9 +83,10 @@ class Reinvites:
         reinvite = self._current = self._waiting.popleft()
         # A peer that has said 100 and nothing more would hold it for ever.
         self._guard = self._clock.call_at(self._clock.time() + 2 * self._timers.timeout, self._silent)
-        self._request = self._user.send(
+        user = self._user  # an answer that comes when the session has been forgotten gets its ACK all the same
+        self._request = user.send(
             reinvite.draft,
-            lambda request, response: self._received(reinvite, request, response),
+            lambda request, response: self._received(user, reinvite, request, response),
             lambda code, _reason: self._finished(reinvite, code, b""),
         )
 
@@ -94,6 +95,7 @@ class Reinvites:
         self._closed = True
         self._stop_timers()
         current, self._current = self._current, None
+        self._request = None
         waiting = list(self._waiting)
         self._waiting.clear()
         for reinvite in ([current] if current is not None else []) + waiting:
@@ -105,12 +107,16 @@ class Reinvites:
         self._current = None
         self.close()
 
-    def _received(self, reinvite: _Reinvite, request: Request, response: Response) -> None:
+    def release(self) -> None:
+        """Closed, and the session has been forgotten: let go of it."""
+        self._user = _NOBODY
+
+    def _received(self, user: ReinviteUser, reinvite: _Reinvite, request: Request, response: Response) -> None:
         code = response.code
         if code < 200:
             return
         if code < 300:
-            self._user.accepted(request, response)
+            user.accepted(request, response)
             self._finished(reinvite, code, response.body)
         elif code == PENDING and reinvite is self._current and reinvite.glares < MAX_GLARES:
             self._postpone(reinvite)
@@ -154,3 +160,11 @@ class Reinvites:
             if handle is not None:
                 handle.cancel()
         self._pause = self._guard = None
+
+
+def _unsent(_draft: Draft, _on_response: OnResponse, _on_failure: OnFailure) -> ClientRequest:
+    raise RuntimeError("the session is over")
+
+
+_NOBODY = ReinviteUser(_unsent, lambda: True, lambda _request, _response: None, lambda: None)
+"""The session of re-INVITEs that is over."""

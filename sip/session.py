@@ -266,6 +266,7 @@ class Session:
         self._state = State.ENDED
         self._stop_awaiting_ack()
         self._requests.close()
+        self._requests.release()
         self._agent.forget(self)
 
     def _respond(self, served: ServedRequest, reply: Reply) -> Response:
@@ -285,6 +286,7 @@ class Session:
         """Stop all timers without a word to anyone: the user agent is closing."""
         self._stop_awaiting_ack()
         self._requests.discard()
+        self._requests.release()
         self._state = State.ENDED
 
 

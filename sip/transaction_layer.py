@@ -25,6 +25,14 @@ def _nothing() -> None:
     pass
 
 
+def _ignore_response(_response: Response) -> None:
+    pass
+
+
+def _ignore_failure(_code: int, _reason: str) -> None:
+    pass
+
+
 class _Run:
     """A transaction on its way: woken in time, and forgotten when it is over."""
 
@@ -49,6 +57,10 @@ class _Run:
             # Freed at once: with thousands of them, a collector that looks for cycles stops the media for too long.
             self._runner.close()
             self._machine.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing will be told any more: forget who would have been."""
 
 
 class ServedRequest(_Run):
@@ -89,6 +101,9 @@ class ServedRequest(_Run):
 
     def failed(self, code: int, reason: str) -> None:
         """No ACK came for our failure response: there is nobody to tell."""
+
+    def _let_go(self) -> None:
+        self.on_ack = None
 
 
 class SentRequest(_Run):
@@ -135,6 +150,9 @@ class SentRequest(_Run):
 
     def failed(self, code: int, reason: str) -> None:
         self._on_failure(code, reason)
+
+    def _let_go(self) -> None:
+        self._on_response, self._on_failure = _ignore_response, _ignore_failure
 
 
 class TransactionLayer:

@@ -32,6 +32,9 @@ class Transport(Protocol):
     def advertised(self, peer: SocketAddress) -> SocketAddress:
         """The host and port that this peer is told to send to; an IPv6 host is without brackets."""
 
+    def is_own(self, source: SocketAddress) -> bool:
+        """Whether a datagram from there is one that this transport has sent: to itself."""
+
     def close(self) -> None: ...
 
 
@@ -88,6 +91,13 @@ class UdpTransport(asyncio.DatagramProtocol):
     def advertised(self, peer: SocketAddress) -> SocketAddress:
         """See Transport."""
         return self._advertised_host or self.local_host_towards(peer[0]), self._local[1]
+
+    def is_own(self, source: SocketAddress) -> bool:
+        """See Transport. Bound to all addresses, of the local ones."""
+        host, port = self._local
+        if not is_unspecified(host):
+            return source == self._local
+        return source[1] == port and ipaddress.ip_address(source[0].partition("%")[0]).is_loopback
 
     def local_host_towards(self, peer_host: str) -> str:
         """Our own address as a peer sees it, if no translation lies between."""

@@ -130,12 +130,11 @@ class UserAgent:
     def _receive(self, datagram: bytes, source: SocketAddress) -> None:
         if is_keepalive(datagram):
             return
-        allowed = self._config.access.allows(source[0])
-        if not allowed and not self._belongs(datagram):
-            self.stats.datagrams_forbidden += 1
-            if not self._config.access.may_refuse(self.clock.time()):
-                return
-            _log.warning("source_forbidden", source=source[0])
+        # Who calls this server through itself is its own.
+        allowed = self._config.access.allows(source[0]) or self.transport.is_own(source)
+        belongs = not allowed and self._belongs(datagram)
+        if not allowed and not belongs and not self._may_refuse(source):
+            return
         try:
             message, fault = parse_datagram(datagram)
         except MalformedMessageError as error:
@@ -143,9 +142,22 @@ class UserAgent:
             _log.info("datagram_malformed", source=source[0], bytes=len(datagram), error=str(error))
             return
         if isinstance(message, Request):
-            self._receive_request(message, source, fault, allowed)
+            checked = fault or check_request(message, source)
+            if not allowed and not self._is_of_ours(checked):
+                if belongs and not self._may_refuse(source):
+                    return
+                checked = Fault(403, "Forbidden")
+            self._receive_request(message, source, checked)
         else:
             self._receive_response(message, fault)
+
+    def _may_refuse(self, source: SocketAddress) -> bool:
+        """Whether a stranger is told that he is one."""
+        self.stats.datagrams_forbidden += 1
+        if not self._config.access.may_refuse(self.clock.time()):
+            return False
+        _log.warning("source_forbidden", source=source[0])
+        return True
 
     def _belongs(self, datagram: bytes) -> bool:
         """Whether a datagram of a stranger may be of a request or a dialog of ours: then it is looked at.
@@ -168,12 +180,9 @@ class UserAgent:
         except Exception:  # noqa: BLE001 - nor may it end the transport
             _log.exception("response_failed", call_id=response.headers.get("Call-ID"), code=response.code)
 
-    def _receive_request(self, message: Request, source: SocketAddress, fault: Fault | None, allowed: bool) -> None:
+    def _receive_request(self, message: Request, source: SocketAddress, checked: IncomingRequest | Fault) -> None:
         method = message.method if message.method in ALLOWED_METHODS + OTHER_METHODS else "OTHER"
         self.stats.requests_received[method] += 1
-        checked = fault or check_request(message, source)
-        if not allowed and not (isinstance(checked, IncomingRequest) and self._is_of_ours(checked)):
-            checked = Fault(403, "Forbidden")
         via = top_via(message)
         stamp_via(message, source)  # after parsing: sipmessage cannot read an IPv6 address in `received`
         if isinstance(checked, IncomingRequest):
@@ -182,10 +191,11 @@ class UserAgent:
         elif message.method != "ACK":
             self._responder.refuse_statelessly(message, response_address(via, source), checked)
 
-    def _is_of_ours(self, request: IncomingRequest) -> bool:
+    def _is_of_ours(self, request: IncomingRequest | Fault) -> bool:
         """Whether a request is within a session that we set up, or comes again."""
-        session = self._session_of(request)
-        return isinstance(session, OutgoingSession) or self._layer.serves(request)
+        if isinstance(request, Fault):
+            return False
+        return isinstance(self._session_of(request), OutgoingSession) or self._layer.serves(request)
 
     def _begin(self, request: IncomingRequest) -> None:
         """A request that matches no transaction."""

@@ -75,6 +75,9 @@ class MemoryTransport:
     def advertised(self, peer: SocketAddress) -> SocketAddress:
         return "198.51.100.1", 5060
 
+    def is_own(self, source: SocketAddress) -> bool:
+        return source == ("198.51.100.1", 5060)
+
     def close(self) -> None:
         self.closed = True
 

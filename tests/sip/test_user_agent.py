@@ -243,6 +243,22 @@ async def test_a_stranger_has_to_know_the_tags_too(bench: Bench) -> None:
     assert bench.application.sessions == []
 
 
+async def test_who_only_knows_a_call_id_is_refused_a_bounded_number_of_times(bench: Bench) -> None:
+    _, _, ack = await bench.place_answered()
+    answers = [
+        message
+        for number in range(50)
+        for message in bench.receive(make_request("INVITE", call_id=ack.call_id, branch=f"z9hG4bK{number}"), STRANGER)
+    ]
+    assert [message.code for message in answers if isinstance(message, Response)] == [403] * 10
+    assert bench.agent.stats.datagrams_forbidden == 50
+
+
+def test_what_we_send_to_ourselves_is_taken(bench: Bench) -> None:
+    assert bench.receive_one(make_request("OPTIONS"), ("198.51.100.1", 5060)).code == 200
+    assert bench.receive_one(make_request("OPTIONS", call_id="other"), ("198.51.100.1", 5061)).code == 403
+
+
 async def test_before_the_answer_there_is_no_dialog(bench: Bench) -> None:
     session, handler, invite = await bench.place()
     bench.receive(answer(invite, 180, to_tag="bob-1"))
