@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from mediaserver.trunk_config import require_websocket_url
+from mediaserver.call_events import matching_types
+from mediaserver.config_url import require_url, require_websocket_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Megabytes = Annotated[int, Field(ge=1, le=100_000)]
@@ -58,8 +59,10 @@ class ApiConfig(_Section):
     @classmethod
     def _prefixes(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            scheme, found, rest = url.partition("://")
-            if not found or scheme not in ("http", "https", "ws", "wss") or "/" not in rest or rest.startswith("/"):
+            require_url(url, "http", "https", "ws", "wss")
+            _scheme, _, rest = url.partition("://")
+            host, slash, _path = rest.partition("/")
+            if not slash or "@" in host:
                 raise ValueError(
                     f'{url!r} is not the beginning of a URL up to its path, such as "https://example.com/"'
                 )
@@ -121,7 +124,7 @@ class WebhookConfig(_Section):
     secret: SecretStr = SecretStr("")
     "Signs each request (HMAC-SHA256)."
     events: tuple[str, ...] = ()
-    "Of which types; empty for all."
+    'Of which types, such as "call.ended" or "speech.*"; empty for all.'
     spool_dir: str = ""
     'Where events wait for an application that is away; "" for that in the data directory.'
     spool_mb: Megabytes = 64
@@ -132,9 +135,13 @@ class WebhookConfig(_Section):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        if url and not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} is not an http:// or https:// URL")
-        return url
+        return require_url(url, "http", "https")
+
+    @field_validator("events")
+    @classmethod
+    def _are_types(cls, events: tuple[str, ...]) -> tuple[str, ...]:
+        matching_types(events)
+        return events
 
     @model_validator(mode="after")
     def _is_signed(self) -> Self:

@@ -50,7 +50,9 @@ def leg_counts(leg: CallLeg) -> dict[str, int]:
         "speech_failed": speech.failed,
         "speech_unspeakable": speech.unspeakable,
         "speech_waited": speech.waited,
+        "sounds_failed": speech.sounds_failed,
         "underruns_engine": speech.underruns_engine,
         "underruns_engine_busy": speech.underruns_engine_busy,
         "underruns_event_loop": speech.underruns_event_loop,
+        "underruns_sound": speech.underruns_sound,
     }

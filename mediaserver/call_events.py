@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +39,20 @@ EventType = Literal[
 speech.interrupted: by the caller; speech.cleared: by whoever controls the call."""
 
 EVENT_TYPES: tuple[EventType, ...] = EventType.__args__  # type: ignore[attr-defined]
+
+
+def matching_types(names: Iterable[str]) -> frozenset[EventType]:
+    """The types of these names, of which "speech.*" is all of a kind. Raises ValueError for one that names none."""
+    found: set[EventType] = set()
+    for name in names:
+        matching = {
+            known for known in EVENT_TYPES if known == name or (name[-2:] == ".*" and known.startswith(name[:-1]))
+        }
+        if not matching:
+            raise ValueError(f"an event type is one of {', '.join(EVENT_TYPES)}")
+        found |= matching
+    return frozenset(found)
+
 
 MAX_WAITING = 1000
 "Events that a subscriber may be behind by; beyond them the oldest are lost to it, and counted."

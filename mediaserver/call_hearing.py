@@ -30,8 +30,7 @@ class CallHearing:
         self.last_digit = ""
         "The one that was pressed last."
         self.mid_utterance = False
-        """An utterance has begun to be heard, and is not over: to the caller, silence in it is a pause of somebody who is
-        speaking. Set by the event loop."""
+        "An utterance has begun to be heard, and is not over: silence in it is a pause. Set by the event loop."
         self._rtp = rtp
         self._report = report
         self._outbound = OutboundAudio(playout_rate, lambda: rtp.interval_ms)

@@ -21,16 +21,6 @@ class CallHold:
         """Whether speech is to pause: from the wish to hold until the peer has agreed to go on."""
         return self._wanted or self.held
 
-    @property
-    def asking(self) -> bool:
-        """A re-INVITE is under way."""
-        return self._asked is not None
-
-    @property
-    def direction_held(self) -> bool:
-        """What the next description is to say."""
-        return self._asked if self._asked is not None else self.held
-
     def want(self, held: bool) -> None:
         """Hold, or go on; nothing is done for what is so already, or asked for."""
         self._wanted = held

@@ -53,11 +53,6 @@ class CallRegister:
         self._prune()
         return True
 
-    def forget(self, leg: CallLeg) -> None:
-        """A call was never one."""
-        self._legs.pop(leg.id, None)
-        self._handles.pop(leg.id, None)
-
     def find(self, call_id: str) -> CallHandle | None:
         """By our id, or by SIP's Call-ID; one that runs before one that has ended."""
         self._prune()

@@ -102,4 +102,4 @@ def _told() -> Iterator[float]:
     except TokenError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename or 'the file'}: {error.strerror}")

@@ -45,3 +45,5 @@ def configure(config: LogConfig) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for library in ("httpx", "httpcore"):  # they log the URL of each request, which may hold a secret
+        logging.getLogger(library).setLevel(logging.WARNING)

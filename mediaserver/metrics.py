@@ -58,9 +58,11 @@ _SUMS = {
     "speech_failed": "Utterances that the engine failed on",
     "speech_unspeakable": "Texts with nothing speakable in them",
     "speech_waited": "Utterances that the engine had no room for at first",
+    "sounds_failed": "Recorded sounds that an error ended early",
     "underruns_engine": "Underruns for want of audio from the engine",
     "underruns_engine_busy": "Of those, while the engine had no room for the text",
     "underruns_event_loop": "Underruns because the event loop was late with audio that was there",
+    "underruns_sound": "Underruns for want of audio from the source of a recorded sound",
 }
 "Keys of leg_counts()."
 

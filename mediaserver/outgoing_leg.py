@@ -89,7 +89,6 @@ class OutgoingLeg(SipLeg):
             self._resolving.add_done_callback(self._resolved)
         else:
             self._dial(next_hop)
-        self._say_first()
 
     def _say_first(self) -> None:
         order = self._dialling.order
@@ -139,6 +138,7 @@ class OutgoingLeg(SipLeg):
         self.profile.sip_call_id = session.call_id
         self.log.info("call_placed", call_id=session.call_id, trunk=self.profile.trunk)
         self._announce()
+        self._say_first()
 
     # What becomes of it:
 

@@ -145,8 +145,7 @@ class Server:
         try:
             await api.start()
         except OSError as error:
-            where = self._config.api.socket or f"{self._config.api.host}:{self._config.api.port}"
-            raise StartError(f"[api] cannot listen on {where}: {error}") from None
+            raise StartError(str(error)) from None
         stack.push_async_callback(api.close)  # when the calls have ended, so that events of that still leave
 
     async def _serve(self, calls: Calls, watch: EngineWatch) -> None:
@@ -186,21 +185,31 @@ def _timers(t1: float) -> TimerValues:
     return TimerValues(t1=t1, t2=8 * t1, t4=10 * t1)
 
 
-def _raise_file_limit(calls: int) -> None:
-    """Two sockets a call are more than the 1,024 files that a process may open by default (getrlimit(2))."""
-    wanted = 2 * calls + SPARE_FILES
+def _files(config: Config) -> int:
+    """That the process may have open at once: two sockets a call, one of its agent, connections to [api]."""
+    api = config.api.max_connections if config.api.port or config.api.socket else 0
+    return 3 * config.calls.max_calls + api + SPARE_FILES
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """It is more than the 1,024 files that a process may open by default (getrlimit(2))."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
-        _log.warning("few_files", allowed=allowed, wanted=wanted, text="ulimit -n is too low for max_calls")
+        _log.warning(
+            "few_files",
+            allowed=allowed,
+            wanted=wanted,
+            text="ulimit -n is too low for [calls] max_calls and [api] max_connections",
+        )
 
 
 async def serve(config: Config) -> None:
     """Run a server until SIGTERM or SIGINT. Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _raise_file_limit(config.calls.max_calls)
+    _raise_file_limit(_files(config))
     try:
         server = Server(config)
     except EngineError as error:

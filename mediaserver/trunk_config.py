@@ -7,15 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mediaserver.config_url import require_websocket_url
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-AGENT_SCHEMES = ("ws://", "wss://")
-
-
-def require_websocket_url(url: str) -> str:
-    """The URL, if it is one of a WebSocket, or "". Raises ValueError."""
-    if url and not url.startswith(AGENT_SCHEMES):
-        raise ValueError(f"{url!r} is not a ws:// or wss:// URL")
-    return url
 
 
 class TrunkConfig(BaseModel):

@@ -9,9 +9,13 @@ import struct
 import pytest
 
 from mediaserver.call_end import EndReason
+from mediaserver.call_events import CallEvent
+from mediaserver.rtp.barge_in import TALKSPURT_GAP_MS
 from mediaserver.rtp.codec import PCMU
 from mediaserver.rtp.dtmf_event import DIGITS
 from mediaserver.rtp.packet import FIRST_OCTET, pack_header
+from mediaserver.rtp.voice_activity import FRAME_MS
+from mediaserver.speech_script import Words
 from tests.mediaserver.caller import Caller, running_caller
 from tests.mediaserver.fake_engine import pcm_of
 
@@ -120,6 +124,67 @@ async def test_a_digit_while_the_caller_holds_cuts_nothing() -> None:
         assert leg.interruptions.digit == 0
         assert not leg.speech.idle
         assert await caller.speech_packets(3)
+
+
+@pytest.mark.parametrize("by", ["audio", "info"])
+async def test_a_pause_of_who_is_speaking_can_be_interrupted(by: str) -> None:
+    """Between two clauses of an agent that is slow: silence, but its turn is not over."""
+    async with running_caller(calls={"greeting": ""}, barge_in={"policy": "digit"}) as caller:
+        events: list[CallEvent] = []
+        caller.calls.hub.listen(events.append)
+        await caller.call()
+        keypad = Keypad(caller)
+        keypad.talk()
+        (leg,) = caller.calls.legs
+        turn = leg.speech.open_turn()
+        assert not leg.media.hearing.speaking, "not before it is heard"
+        turn.add(Words("one two"))
+        await caller.speech(0.4)
+        await until(lambda: not leg.playout.playing)
+        assert not leg.speech.idle
+        if by == "audio":
+            keypad.press("5")
+        else:
+            assert await send_relay(caller, "5") == 200
+        await until(lambda: leg.digits.counters.received == 1 or by == "info")
+        (cut,) = [event.data for event in events if event.type == "speech.interrupted"]
+        assert (cut["utterance"], cut["heard_text"], cut["played_ms"]) == (turn.number, "one two", 400)
+        assert leg.interruptions.digit == 1
+        assert not turn.open
+        assert leg.speech.idle
+        assert not leg.media.hearing.speaking
+
+
+async def test_after_its_last_word_a_turn_that_has_ended_is_not_interrupted() -> None:
+    async with running_caller(calls={"greeting": ""}, barge_in={"policy": "digit"}) as caller:
+        await caller.call()
+        keypad = Keypad(caller)
+        keypad.talk()
+        (leg,) = caller.calls.legs
+        turn = leg.speech.open_turn()
+        turn.add(Words("one"))
+        await caller.speech(0.2)
+        turn.end()
+        await until(lambda: leg.speech.idle)
+        assert not leg.media.hearing.speaking
+        keypad.press("5")
+        await until(lambda: leg.digits.counters.received == 1)
+        assert leg.interruptions.digit == 0
+
+
+async def test_the_hold_off_does_not_begin_again_with_each_clause_of_a_turn() -> None:
+    async with running_caller(calls={"greeting": ""}, barge_in={"policy": "speech"}) as caller:
+        await caller.call()
+        (leg,) = caller.calls.legs
+        turn = leg.speech.open_turn()
+        turn.add(Words("one"))
+        await caller.speech(0.2)
+        heard: list[bool] = []
+        stop = leg.media.inbound.listen(lambda _pcm, _at: heard.append(leg.media.hearing.speaking))
+        await until(lambda: len(heard) * FRAME_MS > 2 * TALKSPURT_GAP_MS)
+        stop()
+        assert all(heard), "one talkspurt"
+        assert not leg.playout.playing
 
 
 async def send_relay(caller: Caller, digit: str) -> int:

@@ -26,6 +26,7 @@ from sip.user_agent import UserAgent, UserAgentConfig
 from tests.mediaserver.callee import Callee, direction_of, running_callee
 from tests.mediaserver.caller import is_silence
 from tests.mediaserver.fake_engine import FakeEngine, pcm_of
+from tests.sip.doubles import make_request
 
 LONG = " ".join(f"w{number}" for number in range(40))
 DIGEST = ("Proxy-Authenticate", 'Digest realm="pbx", nonce="n1", qop="auth"')
@@ -239,6 +240,12 @@ class TestNoCall:
         assert not callee.caller.calls.legs
         assert not callee.caller.transport.sent
         assert callee.caller.calls.totals.placed == 0
+
+    async def test_its_beginning_is_told_first_though_the_trunk_has_to_be_found(self) -> None:
+        async with running_callee({"host": "localhost"}) as callee:
+            callee.place("one")
+            await callee.ringing()
+            assert callee.kinds("") == ["call.started", "speech.queued", "call.ringing"]
 
     async def test_admission_is_that_of_every_call(self) -> None:
         async with running_callee({"max_calls": 1}, calls={"max_calls": 2}) as callee:
@@ -615,11 +622,11 @@ async def test_an_ended_call_leaves_only_what_it_was(callee: Callee) -> None:
 class Node:
     """A server in this process, on sockets of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, allow: str) -> None:
         self.engine = FakeEngine()
         self.transport = UdpTransport()
         self.calls = Calls(config, CallEngines(self.engine), lambda peer: "127.0.0.1")
-        access = AccessList([ip_network("127.0.0.0/8")])
+        access = AccessList([ip_network(allow)])
         timers = TimerValues(t1=0.05, t2=0.4)
         self.agent = UserAgent(self.calls, UserAgentConfig("Test/1", access, timers), self.transport)
         self.calls.connect(self.agent.invite, lambda: self.transport.local_address)
@@ -628,10 +635,10 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def running_node(**sections: object) -> AsyncIterator[Node]:
-    node = Node(Config(**sections))  # type: ignore[arg-type]
+async def running_node(allow: str = "127.0.0.0/8", host: str = "127.0.0.1", **sections: object) -> AsyncIterator[Node]:
+    node = Node(Config(**sections), allow)  # type: ignore[arg-type]
     node.calls.pacer.start()
-    await node.transport.listen("127.0.0.1", 0)
+    await node.transport.listen(host, 0)
     try:
         yield node
     finally:
@@ -662,6 +669,18 @@ class TestCallingOurselves:
             reasons = {view.direction: view.end_reason for view in node.calls.ended()}
             assert reasons == {"outbound": "hung_up", "inbound": "caller_hung_up"}
             await asyncio.wait_for(node.agent.wait_idle(), 5)
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+    async def test_though_nobody_else_may_call_from_here(self, host: str) -> None:
+        async with running_node(allow="192.0.2.0/24", host=host) as node:
+            node.calls.place(PlaceOrder(to="me", trunk="self", script=(Words("one"),), hang_up_after=True))
+            await until(lambda: len(node.calls.ended()) == 2)
+            assert {view.end_reason for view in node.calls.ended()} == {"played", "caller_hung_up"}
+            stranger = UdpTransport()
+            await stranger.listen("127.0.0.1", 0)
+            stranger.send(make_request("OPTIONS", cseq=1), ("127.0.0.1", node.transport.local_address[1]))
+            await until(lambda: node.agent.stats.datagrams_forbidden)
+            stranger.close()
 
     async def test_a_refusal_of_our_own_is_told(self) -> None:
         async with running_node(calls={"max_calls": 1}) as node:

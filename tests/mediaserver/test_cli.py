@@ -83,7 +83,8 @@ def test_a_wrong_configuration_names_the_key() -> None:
 
 
 def test_an_address_that_is_not_ours() -> None:
-    refused(chatterline("serve", CHATTERLINE_SIP__HOST="192.0.2.1"), "[sip] cannot listen on 192.0.2.1:5060")
+    settings = {"CHATTERLINE_SIP__HOST": "192.0.2.1", "CHATTERLINE_API__PORT": "0"}
+    refused(chatterline("serve", **settings), "[sip] cannot listen on 192.0.2.1:5060")
 
 
 def test_a_voice_model_that_is_not_here() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import urllib.request
+from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import generate_latest
@@ -16,12 +17,14 @@ from mediaserver.calls import Calls
 from mediaserver.config import Config, MetricsConfig
 from mediaserver.metrics import MetricsServer, make_registry
 from mediaserver.speech_measures import BOUNDS_S
+from mediaserver.speech_script import Sound
 from sip.stats import SipStats
 from tests.mediaserver.callee import running_callee
 from tests.mediaserver.caller import Caller, running_caller
 from tests.mediaserver.fake_engine import FakeEngine
 from tests.sip.doubles import make_request
 from tts_engine.embedded import EmbeddedEngine
+from tts_engine.engine import PcmChunk
 from tts_engine.measures import Counter, Gauge, Histogram
 
 
@@ -79,6 +82,24 @@ async def test_calls_that_we_place_are_counted() -> None:
         assert found["chatterline_calls_placed_failed_total{code=486}"] == 1
         assert found["chatterline_calls_ended_total{reason=busy}"] == 1
         assert found["chatterline_calls_offered_total"] == 0
+
+
+async def test_recorded_sounds_that_break_are_counted() -> None:
+    async def tune(sample_rate: int) -> AsyncIterator[PcmChunk]:
+        yield PcmChunk(bytes(2 * sample_rate // 20), sample_rate)
+        await asyncio.sleep(0.3)  # the gap
+        raise OSError("connection lost")
+
+    async with running_callee() as callee:
+        call = await callee.takes_the_call()
+        call.say((Sound(tune, "tune"),))
+        async with asyncio.timeout(5):
+            while not call.idle:
+                await asyncio.sleep(0.01)
+        found = await scraped(callee.caller)
+        assert found["chatterline_sounds_failed_total"] == 1
+        assert found["chatterline_underruns_sound_total"] == 1
+        assert found["chatterline_underruns_engine_total"] == found["chatterline_speech_failed_total"] == 0
 
 
 async def scraped(caller: Caller) -> dict[str, float]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -158,6 +159,26 @@ def test_the_unit_waits_longer_than_the_drain() -> None:
     assert settings["Type"] == "notify"
 
 
+async def test_connections_to_the_interfaces_do_not_take_the_sockets_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,024 files are what a process has by default, and 1,000 what the interfaces alone may take."""
+    import resource
+
+    from mediaserver import server as server_module
+    from mediaserver.config import Config
+    from tts_engine.errors import EngineError
+
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (1024, 100_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, both: limits.append(both))
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _seconds: None)
+    monkeypatch.setattr(server_module, "Server", Mock(side_effect=EngineError("enough")))
+    config = Config(calls={"max_calls": 50}, api={"max_connections": 1000})  # type: ignore[arg-type]
+    with pytest.raises(server_module.StartError):
+        await server_module.serve(config)
+    assert limits == [(limits[0][0], 100_000)]
+    assert limits[0][0] >= 1000 + 2 * 50 + 50
+
+
 async def test_a_stop_does_not_wait_for_a_model_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading takes minutes on a GPU."""
     from mediaserver.config import load
@@ -196,5 +217,34 @@ async def test_an_address_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch)
         server = Server(Config(api={"port": port}))  # type: ignore[arg-type]
         monkeypatch.setattr(server.engine, "start", nothing)
         monkeypatch.setattr(server.engine, "stop", nothing)
-        with pytest.raises(StartError, match=rf"\[api\] cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(StartError, match=rf"^\[api\] cannot listen on 127.0.0.1:{port}: Address already in use"):
             await server.run()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"api": {"tls_certificate": "/none.pem", "tls_key": "/none.pem"}}, "[api] tls_certificate or tls_key cannot"),
+        ({"webhooks": {"url": "http://a.example/", "secret": "s", "spool_dir": "/dev/null/x"}}, "[webhooks] /dev/null"),
+    ],
+)
+async def test_what_else_keeps_the_interfaces_from_starting_is_told(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, dict[str, str]], said: str
+) -> None:
+    """By its section: it has nothing to do with the address."""
+    from mediaserver.config import Config
+    from mediaserver.server import Server, StartError
+
+    async def nothing() -> None:
+        pass
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    api = {"port": port, **settings.get("api", {})}
+    server = Server(Config(**{**settings, "api": api}))  # type: ignore[arg-type]
+    monkeypatch.setattr(server.engine, "start", nothing)
+    monkeypatch.setattr(server.engine, "stop", nothing)
+    with pytest.raises(StartError) as caught:
+        await server.run()
+    assert str(caught.value).startswith(said)
