@@ -29,7 +29,7 @@ __all__ = [
     "authorize",
     "authorize_websocket",
     "bearer_of",
-    "known",
+    "is_known",
     "require",
 ]
 
@@ -68,11 +68,10 @@ def require(*scopes: Scope) -> Authorized:
     return authorized
 
 
-def known(connection: HTTPConnection, state: State) -> None:
-    """A dependency of what is looked up before scopes are asked for: nothing without a token. Raises Problem."""
+def is_known(connection: HTTPConnection) -> bool:
+    """Whether a request has a token that holds, whatever it allows."""
     secret = bearer_of(connection)
-    if secret is None or state.tokens.find(secret, time.time()) is None:
-        authorize(connection, state, secret, ())
+    return secret is not None and state_of(connection).tokens.find(secret, time.time()) is not None
 
 
 def authorize(connection: HTTPConnection, state: ApiState, secret: str | None, scopes: tuple[Scope, ...]) -> Token:

@@ -5,7 +5,6 @@ Compressed formats are FFmpeg's, through PyAV, which is imported with the first 
 
 from __future__ import annotations
 
-import audioop
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
+from mediaserver.rtp.codec import audioop
 from tts_engine.engine import BYTES_PER_SAMPLE
 
 if TYPE_CHECKING:

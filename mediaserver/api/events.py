@@ -16,7 +16,7 @@ from mediaserver.api.auth import Token, require
 from mediaserver.api.problems import Problem, problem_responses
 from mediaserver.api.responses import Event
 from mediaserver.api.state import ApiState, State
-from mediaserver.call_events import EVENT_TYPES, CallEvent, Subscription
+from mediaserver.call_events import EVENT_TYPES, CallEvent, Subscription, matching_types
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
@@ -88,15 +88,13 @@ def wanted_types(types: str | None) -> frozenset[str]:
     """The types that a list such as "call.*,mark.reached" names; all without one. Raises Problem: 422."""
     if types is None:
         return frozenset(EVENT_TYPES)
-    wanted: set[str] = set()
-    for name in filter(None, (part.strip() for part in types.split(","))):
-        found = {known for known in EVENT_TYPES if known == name or (name[-2:] == ".*" and known.startswith(name[:-1]))}
-        if not found:
-            raise Problem(422, "unknown-event-type", f"an event type is none of {', '.join(EVENT_TYPES)}")
-        wanted |= found
+    try:
+        wanted = matching_types(filter(None, (part.strip() for part in types.split(","))))
+    except ValueError as error:
+        raise Problem(422, "unknown-event-type", str(error)) from None
     if not wanted:
         raise Problem(422, "unknown-event-type", "types names no event type")
-    return frozenset(wanted)
+    return wanted
 
 
 def event_id(state: ApiState, number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,14 +15,23 @@ REQUEST_TIMEOUT_S = 10.0
 "From a connection's beginning, or a request's first byte, to the end of its headers. uvicorn itself has no such limit."
 
 
-def _refusal() -> bytes:
-    problem = Problem(503, "too-many-connections", "too many connections; try again in a moment")
+def last_response(problem: Problem) -> bytes:
+    """For what never reaches the application: a whole response, behind which the connection is closed."""
     body = json.dumps(problem.document()).encode()
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\n"
-        f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    headers = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        **(problem.headers or {}),
+        "Connection": "close",
+    }
+    lines = [f"HTTP/1.1 {problem.status_code} {HTTPStatus(problem.status_code).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+TOO_MANY_CONNECTIONS = Problem(
+    503, "too-many-connections", "too many connections; try again in a moment", headers={"Retry-After": "5"}
+)
 
 
 class BoundedHttp(H11Protocol):
@@ -38,7 +48,7 @@ class BoundedHttp(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             type(self).refused += 1
-            transport.write(_refusal())
+            transport.write(last_response(TOO_MANY_CONNECTIONS))
             transport.close()
             return
         self._watch()
@@ -51,6 +61,11 @@ class BoundedHttp(H11Protocol):
         self._upgraded = True
         self._forget()
         super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # not into another response
+            self.transport.write(last_response(Problem(400, "bad-request", msg)))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()

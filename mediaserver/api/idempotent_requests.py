@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from time import monotonic, time
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,6 +43,8 @@ class Idempotency:
             response = await self._answered(request, key, secret, token.id, send)
         except Problem as problem:
             response = problem.response(request.url.path)
+        except ClientDisconnect:
+            return  # before all of the body had come: nothing is done, and nobody to be told
         if response is not None:
             await response(scope, receive, send)
 

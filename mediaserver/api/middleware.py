@@ -9,12 +9,17 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mediaserver import __version__
+from mediaserver.api.auth import is_known
 from mediaserver.api.problems import Problem
 from mediaserver.api.state import state_of
 from mediaserver.api_config import ApiConfig
 
 BODY_TIMEOUT_S = 30.0
 "For all of a body to arrive."
+
+LINGER_S, LINGER_IDLE_S = 5.0, 0.5
+"""How long the rest of a body that is too long is read, and thrown away: closed over unread bytes a connection is
+reset, and the answer lost with it. The second: without any of it."""
 
 UPLOADS = ("/v1/voices",)
 "Paths that take files."
@@ -51,7 +56,7 @@ class ServerHeaders:
 
 
 class BodyLimit:
-    """Refuses bodies that are too long (413), whether they say so or not, or too slow (408)."""
+    """Refuses bodies that are too long (413), whether they say so or not, or too slow (408); without a token all."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -60,13 +65,27 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = _limit(scope["path"], state_of(HTTPConnection(scope)).config.api)
-        declared = Headers(scope=scope).get("content-length", "0")
+        connection = HTTPConnection(scope)
+        if _has_body(connection.headers) and not is_known(connection):
+            await self._app(scope, _no_body, send)  # which answers 401: whoever it is, nothing is read for nobody
+            return
+        limit = _limit(scope["path"], state_of(connection).config.api)
+        body = _Body(receive, limit)
+        sender = send if "expect" in connection.headers else body.lingering(send)
+        declared = connection.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limit:
             # Closed behind the answer: the rest of the body would be taken for a request.
-            await _too_long(limit).response(scope["path"])(scope, receive, send)
+            await _too_long(limit).response(scope["path"])(scope, receive, sender)
             return
-        await self._app(scope, _Body(receive, limit).receive, send)
+        await self._app(scope, body.receive, sender)
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 class _Body:
@@ -93,6 +112,30 @@ class _Body:
         if self._got > self._limit:
             raise _too_long(self._limit)
         return message
+
+    def lingering(self, send: Send) -> Send:
+        """`send`, but that the end of a 413 waits for the body's, for a moment."""
+        status = 0
+
+        async def send_lingering(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            if status == 413 and message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await self._discard()
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        return send_lingering
+
+    async def _discard(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self._complete:
+                    message = await asyncio.wait_for(self._receive(), LINGER_IDLE_S)
+                    self._complete = not message.get("more_body", False)
+        except TimeoutError:
+            return
 
 
 _CLOSE = {"Connection": "close"}

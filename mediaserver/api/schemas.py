@@ -14,6 +14,8 @@ MAX_PARAMETERS = 32
 MAX_PARAMETER_CHARS = 256
 MAX_HEADERS = 32
 MAX_STREAMS = 4
+MAX_MEMBERS = 64
+"Of any object or list that comes in: more than any may have."
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 MarkName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -34,6 +36,16 @@ class Request(BaseModel):
     """What comes in: unknown keys are errors, as they are misspelt ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_narrow(cls, given: object) -> object:
+        """Before its members are looked at: each that is wrong is an error of its own, and 100,000 take seconds."""
+        if isinstance(given, dict) and any(
+            len(each) > MAX_MEMBERS for each in (given, *given.values()) if isinstance(each, dict | list)
+        ):
+            raise ValueError(f"an object or list has more than {MAX_MEMBERS} members")
+        return given
 
 
 class Spoken(Request):

@@ -23,6 +23,7 @@ from mediaserver.api.state import ApiState, make_state
 from mediaserver.api.stream.manager import StreamManager
 from mediaserver.api.tokens import tokens_path
 from mediaserver.api.webhooks.sender import WebhookSender
+from mediaserver.api.websocket_protocol import ServerWebSocket
 from mediaserver.api_config import ApiConfig
 from mediaserver.call_control import CallsControl
 from mediaserver.call_engines import CallEngines
@@ -38,6 +39,8 @@ GRACE_S = 3
 "For requests under way when the server stops."
 MAX_HEADER_BYTES = 16 * 1024
 WS_PING_S = 20.0
+STALL_S = 60
+"A client that takes nothing of what was sent for so long is cut off (TCP_USER_TIMEOUT, tcp(7))."
 
 
 class Part(Protocol):
@@ -81,7 +84,11 @@ class ApiServer:
         return 0 if self._http is None else len(self._http.server_state.connections)
 
     async def start(self) -> None:
-        """Attach to calls, and listen. Raises OSError: the address cannot be bound, a certificate cannot be read."""
+        """Attach to calls, and listen.
+
+        Raises OSError, which begins with the section of the configuration that it is about: the address cannot be
+        bound, a certificate or the spool of webhooks cannot be used.
+        """
         try:
             await self._start_parts()
             await self._listen()
@@ -116,7 +123,10 @@ class ApiServer:
         state = self.state
         state.webhooks = WebhookSender(state)
         self._parts.append(state.webhooks)
-        await state.webhooks.start()
+        try:
+            await state.webhooks.start()
+        except OSError as error:
+            raise OSError(f"[webhooks] {error}") from None
         state.agents = AgentManager(state)
         self._parts.append(state.agents)
         state.agents.start()
@@ -129,10 +139,13 @@ class ApiServer:
             if not self._config.port and not self._config.socket:
                 return
             self._listener = open_listener(self._config)
+        self._listener.listen(BACKLOG)  # here, where a failure is told
+        app = make_app(self.state)
+        app.openapi()  # takes 0.1 s, which calls would feel later
         config = uvicorn.Config(
-            make_app(self.state),
+            app,
             http=self.protocol,
-            ws="websockets-sansio",
+            ws=ServerWebSocket,
             ws_max_size=self._config.max_body_kb * 1024,
             ws_ping_interval=WS_PING_S,
             ws_ping_timeout=WS_PING_S,
@@ -153,7 +166,7 @@ class ApiServer:
         try:
             config.load()
         except OSError as error:  # which does not name the file
-            raise OSError(f"tls_certificate or tls_key cannot be used: {error}") from None
+            raise OSError(f"[api] tls_certificate or tls_key cannot be used: {error}") from None
         self._http = _Uvicorn(config)
         self._serving = asyncio.create_task(self._http.serve([self._listener]), name="api")
         await self._http.ready.wait()
@@ -191,12 +204,19 @@ class _Uvicorn(uvicorn.Server):
 
 def open_listener(config: ApiConfig) -> socket.socket:
     """A bound socket, as configured. Raises OSError."""
-    if config.socket:
-        return _open_unix(Path(config.socket))
+    where = config.socket or f"{config.host}:{config.port}"
+    try:
+        return _open_unix(Path(config.socket)) if config.socket else _open_tcp(config)
+    except OSError as error:
+        raise OSError(f"[api] cannot listen on {where}: {error.strerror or error}") from None
+
+
+def _open_tcp(config: ApiConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_S * 1000)  # of its connections
         listener.bind((config.host, config.port))
     except BaseException:
         listener.close()

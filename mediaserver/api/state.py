@@ -66,10 +66,15 @@ def make_state(
 
 
 def state_of(connection: HTTPConnection) -> ApiState:
-    """Of the server that a request or WebSocket came to; a dependency of both."""
+    """Of the server that a request or WebSocket came to."""
     state: ApiState = connection.app.state.api
     return state
 
 
-State = Annotated[ApiState, Depends(state_of)]
+async def _state(connection: HTTPConnection) -> ApiState:
+    """A dependency that is no coroutine would be run in a thread: late, and beside the event loop."""
+    return state_of(connection)
+
+
+State = Annotated[ApiState, Depends(_state)]
 "What a route asks for: `state: State`."

@@ -176,7 +176,7 @@ def status_of(state: ApiState, families: Iterable[Metric]) -> Status:
         first_audio=histograms.get("speech_first_packet_seconds", []),
         underruns={
             cause: value
-            for cause in ("engine", "engine_busy", "event_loop")
+            for cause in ("engine", "engine_busy", "event_loop", "sound")
             if (value := _single(metrics, f"underruns_{cause}")) is not None
         },
         metrics=metrics,

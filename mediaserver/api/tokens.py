@@ -126,7 +126,7 @@ class TokenStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._tokens: tuple[Token, ...] = ()
 
     def list(self) -> tuple[Token, ...]:
@@ -139,9 +139,10 @@ class TokenStore:
         except OSError as error:
             _log.error("tokens_unreadable", path=str(self.path), error=error.strerror)
             return ()
-        seen = status.st_mtime_ns, status.st_size, status.st_ino
+        # The time of the last change to the inode, too: its owner may have been put right.
+        seen = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
         if seen != self._seen:
-            self._tokens = self._read()
+            self._tokens = self._legible()
             self._seen = seen
             if stat.S_IMODE(status.st_mode) & 0o077:
                 _log.warning("tokens_file_is_open", path=str(self.path), text="others than its owner may use it")
@@ -194,25 +195,39 @@ class TokenStore:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield self.list()
+            tokens, faults = self._read()
+            if faults:  # the file is written anew: such lines would be gone
+                raise TokenError(f"{self.path}: {faults[0]}; mend or remove that line first")
+            yield tokens
         finally:
             os.close(descriptor)
 
-    def _read(self) -> tuple[Token, ...]:
+    def _legible(self) -> tuple[Token, ...]:
+        """As many as can be read; what cannot is logged."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            _log.error("tokens_unreadable", path=str(self.path), error=str(error))
+            tokens, faults = self._read()
+        except OSError as error:
+            _log.error("tokens_unreadable", path=str(self.path), error=error.strerror)
             return ()
-        tokens = []
+        for fault in faults:
+            _log.error("token_unreadable", path=str(self.path), error=fault)
+        return tuple(tokens)
+
+    def _read(self) -> tuple[Sequence[Token], Sequence[str]]:
+        """The tokens of the file, and what is wrong with its other lines. Raises OSError."""
+        try:
+            lines = self.path.read_bytes().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return (), ()
+        tokens, faults = [], []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 tokens.append(parse_line(line))
             except ValueError as error:
-                _log.error("token_unreadable", path=str(self.path), line=number, error=str(error))
-        return tuple(tokens)
+                faults.append(f"line {number}: {error}")
+        return tokens, faults
 
     def _write(self, tokens: Iterable[Token]) -> None:
         """The whole file anew, in one step: a reader sees the old or the new one."""
@@ -221,6 +236,9 @@ class TokenStore:
             fresh.unlink()
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            if os.geteuid() == 0:  # for a service with a user of its own, whose directory it is
+                owner = self.path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             file.writelines(token.line() + "\n" for token in tokens)
             file.flush()
             os.fsync(file.fileno())

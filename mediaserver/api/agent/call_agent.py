@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 import structlog
 
-from mediaserver.api.agent.connection import NORMAL_CLOSE, AgentConnection, AgentSocket, Ending
-from mediaserver.api.agent.dial import DialError
+from mediaserver.api.agent.connection import AgentConnection, Ending
 from mediaserver.api.agent.fallback import Fallback
 from mediaserver.api.agent.session import AgentSession, OpenSound, VoiceOf
+from mediaserver.api.dial import DialError
+from mediaserver.api.sockets import NORMAL_CLOSE, Socket
+from mediaserver.api.urls import shown
 from mediaserver.api_config import AgentConfig
 from mediaserver.call_control import CallControl
 from mediaserver.call_events import CallEvent
@@ -39,7 +40,7 @@ class AgentSource(Protocol):
     def waits(self) -> bool:
         """Whether connect() itself waits for `delay_s`, for the agent to come; else the delay is before it."""
 
-    async def connect(self, delay_s: float) -> AgentSocket:
+    async def connect(self, delay_s: float) -> Socket:
         """The next connection. Raises DialError."""
 
 
@@ -58,15 +59,7 @@ def backoff_s(failures: int, config: AgentConfig) -> float:
     return 0.0 if failures == 0 else float(min(MAX_BACKOFF_S, config.reconnect_s * 2 ** (failures - 1)))
 
 
-def shown_url(url: str | None) -> str | None:
-    """For logs and events: without user and query, which may hold a secret."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-
-
-async def _abandon(connecting: asyncio.Future[AgentSocket]) -> None:
+async def _abandon(connecting: asyncio.Future[Socket]) -> None:
     """Nobody needs this connection any more, if it is made at all."""
     connecting.cancel()
     await asyncio.wait((connecting,))
@@ -82,16 +75,19 @@ class CallAgent:
         "Of the connection that lasts; after `end`, of the last one."
         self._call = call
         self._source = source
+        self._url = None if source.url is None else shown(source.url)
+        "For logs and events."
         self._tools = tools
         self._config = tools.config
         self._answered = asyncio.Event()
         self._over = asyncio.Event()
         self._connection: AgentConnection | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self._fallback: Fallback | None = None
         self._attempt = 0
         self._connections = 0
         self._reported_end = False
-        self._log = structlog.get_logger("agent").bind(call=call.id, url=shown_url(source.url))
+        self._log = structlog.get_logger("agent").bind(call=call.id, url=self._url)
         self._stop_listening: Callable[[], None] = call.on_event(self._event)
         if call.view().state != "ringing":
             self._answered.set()
@@ -110,6 +106,9 @@ class CallAgent:
                     pass
         finally:
             self._stop_listening()
+            # Both lead back here: freed at once, an agent's memory does not wait for the cycle collector.
+            self._stop_listening = _nothing
+            self.session = None
 
     def _event(self, event: CallEvent) -> None:
         if event.type == "call.answered":
@@ -143,7 +142,7 @@ class CallAgent:
                 return "over" if self._over.is_set() else "lost"
         return "over"
 
-    async def _next_socket(self, failures: int) -> AgentSocket | DialError | None:
+    async def _next_socket(self, failures: int) -> Socket | DialError | None:
         """None where a further attempt may do, or the call is over."""
         delay = backoff_s(failures, self._config)
         if delay and not self._source.waits and await self._is_over_within(delay):
@@ -174,7 +173,7 @@ class CallAgent:
             return False
         return True
 
-    async def _serve(self, socket: AgentSocket) -> Result | None:
+    async def _serve(self, socket: Socket) -> Result | None:
         """One connection, from its beginning to its end; None if it was lost, and another may do."""
         self._tools.counts["agent_connections"] += 1
         connection = self._connection = AgentConnection(socket, self._config, self._tools.counts)
@@ -196,6 +195,8 @@ class CallAgent:
             ending = await connection.run(session)
         finally:
             self._connection = None
+            if self._silence is not None:
+                self._silence.cancel()  # it would keep the call in memory
             session.close()
             await connection.close()
         self._report_disconnected(ending, session)
@@ -231,14 +232,14 @@ class CallAgent:
         """An agent that has nothing to say to a caller who hears nothing is lost."""
 
         def look() -> None:
-            if session.active or self._connection is not connection:
+            if session.active:
                 return
             if self._call.idle:
                 connection.stop("silent")
             else:
                 self._watch_silence(connection, session)
 
-        asyncio.get_running_loop().call_later(self._config.prompt_timeout_s, look)
+        self._silence = asyncio.get_running_loop().call_later(self._config.prompt_timeout_s, look)
 
     async def _fall_back(self) -> None:
         self._tools.counts["agent_fallbacks"] += 1
@@ -252,16 +253,20 @@ class CallAgent:
         self._reported_end = False
         self._log.info("agent_connected", attempt=self._attempt)
         if not self._call.over:
-            self._call.report("agent.connected", url=shown_url(self._source.url), attempt=self._attempt)
+            self._call.report("agent.connected", url=self._url, attempt=self._attempt)
 
     def _agent_ends(self, handoff_data: str | None) -> None:
         self._reported_end = True
         self._log.info("agent_ended", handoff=handoff_data is not None)
         data = {} if handoff_data is None else {"handoff_data": handoff_data}
         if not self._call.over:
-            self._call.report("agent.disconnected", url=shown_url(self._source.url), reason="ended", **data)
+            self._call.report("agent.disconnected", url=self._url, reason="ended", **data)
 
     def _report_disconnected(self, ending: Ending, session: AgentSession) -> None:
         self._log.info("agent_disconnected", reason=ending.reason, messages_refused=session.refused)
         if not self._reported_end and not self._call.over:
-            self._call.report("agent.disconnected", url=shown_url(self._source.url), reason=ending.reason)
+            self._call.report("agent.disconnected", url=self._url, reason=ending.reason)
+
+
+def _nothing() -> None:
+    pass

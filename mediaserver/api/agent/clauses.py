@@ -32,7 +32,7 @@ class ClauseSplitter:
 
     def __init__(self) -> None:
         self._given_chars = 0
-        self._waits = False
+        self._waiting_chars = 0
         self._end = ""
         self._splitter = self._new()
 
@@ -43,14 +43,14 @@ class ClauseSplitter:
     @property
     def waiting(self) -> bool:
         """Whether there is text that has not been given."""
-        return self._waits
+        return self._waiting_chars > 0
 
     def feed(self, token: str) -> list[str]:
         """The clauses that this token makes certain."""
         if not token:
             return []
         self._end = (self._end + token)[-_KEPT:]
-        self._waits = self._waits or not token.isspace()
+        self._waiting_chars += len(token.strip())
         given: list[str] = []
         while clauses := self._splitter.feed(token):
             self._given_chars += sum(map(len, clauses))
@@ -59,19 +59,19 @@ class ClauseSplitter:
             rest = " ".join(self._splitter.finish())
             space = self._end[len(self._end.rstrip()) :]
             self._splitter = self._new()
-            self._waits = bool(rest)
+            self._waiting_chars = len(rest)
             token = rest + space if rest else ""
         return given
 
     def settle(self) -> list[str]:
         """What waits, if it looks complete: to be asked when tokens are slow to come."""
-        return self.finish() if self._waits and self._looks_complete() else []
+        return self.finish() if self.waiting and self._looks_complete() else []
 
     def finish(self) -> list[str]:
         """What waits, complete or not."""
         clauses = self._splitter.finish()
         self._given_chars += sum(map(len, clauses))
-        self._waits = False
+        self._waiting_chars = 0
         self._end = ""
         self._splitter = self._new()
         return clauses
@@ -84,4 +84,7 @@ class ClauseSplitter:
         if _ENDS_NUMBER.search(word) and end == self._end:
             return False  # "3." of "3.5"
         # A number may be an enumerator, so the word counts as its sentence's first. A capital decides the most.
-        return ends_sentence(word, "Xx", first=True) or _ENDS_CLAUSE.search(word) is not None
+        if ends_sentence(word, "Xx", first=True):
+            return True
+        # With a slow model each comma may be followed by a wait.
+        return self._waiting_chars >= FIRST_CHARS and _ENDS_CLAUSE.search(word) is not None

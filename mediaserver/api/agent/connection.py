@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 
 from mediaserver.api.agent.session import AgentSession
 from mediaserver.api.limits import RateLimiter
+from mediaserver.api.sockets import (
+    CLOSE_TIMEOUT_S,
+    NO_STATUS,
+    NORMAL_CLOSE,
+    POLICY_CLOSE,
+    Socket,
+    SocketClosedError,
+)
 from mediaserver.api_config import AgentConfig
 
 MAX_WAITING = 256
@@ -19,14 +27,8 @@ MAX_WAITING = 256
 WRITE_TIMEOUT_S = 10.0
 "A message that the network does not take for so long: the agent does not read."
 
-CLOSE_TIMEOUT_S = 2.0
-"For the closing handshake."
-
 DEAF_CLOSE_TIMEOUT_S = 0.1
 "With an agent that does not read: its caller waits."
-
-LARGEST_MESSAGE = 2 * 1024 * 1024
-"Bytes. What is over [agent] max_message_kb is refused; a WebSocket is closed only by what is over this."
 
 _BURST_S = 0.5
 "Of messages at the limit, at once."
@@ -34,31 +36,8 @@ _BURST_S = 0.5
 _TURN = 32
 "Messages taken before other tasks get their turn."
 
-NORMAL_CLOSE, POLICY_CLOSE = 1000, 1008
-
 Outcome = Literal["closed", "lost", "stopped"]
-"closed: the agent closed it as it should be (1000). lost: any other end. stopped: we ended it."
-
-
-class SocketClosedError(Exception):
-    """The WebSocket is closed; code as in RFC 6455 section 7.4, 1006 when there was no closing handshake."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"closed with {code}")
-        self.code = code
-
-
-class AgentSocket(Protocol):
-    """A WebSocket, whoever dialled."""
-
-    async def receive(self) -> str | bytes:
-        """The next message. Raises SocketClosedError."""
-
-    async def send(self, text: str) -> None:
-        """Returns when the network has taken it, or nearly. Raises SocketClosedError."""
-
-    async def close(self, code: int, reason: str) -> None:
-        """Idempotent."""
+"closed: the agent closed it as it should be (1000, or without a code). lost: any other end. stopped: we ended it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +52,7 @@ class Ending:
 class AgentConnection:
     """Reads and writes one socket."""
 
-    def __init__(self, socket: AgentSocket, config: AgentConfig, counts: Counter[str]) -> None:
+    def __init__(self, socket: Socket, config: AgentConfig, counts: Counter[str]) -> None:
         self._socket = socket
         self._config = config
         self._counts = counts
@@ -149,7 +128,7 @@ class AgentConnection:
                 if taken % _TURN == 0:
                     await asyncio.sleep(0)
         except SocketClosedError as error:
-            self._end("closed" if error.code == NORMAL_CLOSE else "lost", f"closed_{error.code}")
+            self._end("closed" if error.code in (NORMAL_CLOSE, NO_STATUS) else "lost", f"closed_{error.code}")
         except Exception:  # noqa: BLE001 - a fault of ours: as if the agent were lost, not a call in silence
             self._log.exception("agent_connection_failed")
             self._end("lost", "error")

@@ -5,53 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, WebSocket, WebSocketException
-from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from mediaserver.api.agent.connection import CLOSE_TIMEOUT_S, NORMAL_CLOSE, SocketClosedError
 from mediaserver.api.agent.manager import AgentManager, AgentTakenError
 from mediaserver.api.auth import accepted_subprotocol, authorize_websocket
 from mediaserver.api.problems import Problem
+from mediaserver.api.sockets import CLOSE_TIMEOUT_S, CONFLICT_CLOSE, NORMAL_CLOSE, NOT_FOUND_CLOSE, AcceptedSocket
 from mediaserver.api.state import state_of
 from mediaserver.call_control import CallControl, CallEndedError
 
 router = APIRouter()
-
-NOT_FOUND_CLOSE, CONFLICT_CLOSE = 4404, 4409
-"Close codes, where a server cannot answer a handshake with a status of HTTP."
-
-
-class AcceptedSocket:
-    """An AgentSocket that the agent connected."""
-
-    def __init__(self, websocket: WebSocket) -> None:
-        self.closed = asyncio.Event()
-        self._websocket = websocket
-
-    async def receive(self) -> str | bytes:
-        if self._websocket.client_state is not WebSocketState.CONNECTED:
-            raise SocketClosedError(NORMAL_CLOSE)
-        message = await self._websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise SocketClosedError(message.get("code") or NORMAL_CLOSE)
-        text: str | None = message.get("text")
-        return text if text is not None else bytes(message["bytes"])
-
-    async def send(self, text: str) -> None:
-        try:
-            await self._websocket.send_text(text)
-        except (WebSocketDisconnect, RuntimeError):  # RuntimeError: we have closed it
-            raise SocketClosedError(1006) from None
-
-    async def close(self, code: int, reason: str) -> None:
-        if self.closed.is_set():
-            return
-        self.closed.set()
-        if WebSocketState.DISCONNECTED in (self._websocket.client_state, self._websocket.application_state):
-            return
-        try:
-            await self._websocket.close(code, reason)
-        except (WebSocketDisconnect, RuntimeError):
-            return  # it was closed meanwhile
 
 
 @router.websocket("/v1/calls/{call_id}/agent")

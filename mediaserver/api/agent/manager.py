@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mediaserver.api.agent.call_agent import CallAgent, Tools
-from mediaserver.api.agent.connection import AgentSocket
-from mediaserver.api.agent.dial import DialError, DialledSocket, dial
 from mediaserver.api.agent.session import AgentSession
+from mediaserver.api.dial import DialError, DialledSocket, dial
+from mediaserver.api.sockets import Socket
 from mediaserver.call_control import CallControl, CallEndedError
 from mediaserver.speech_script import Sound
 
@@ -56,7 +56,7 @@ class AgentManager:
         agent = self._agents.get(call_id)
         return agent.session if agent is not None else None
 
-    def attach(self, call: CallControl, socket: AgentSocket) -> None:
+    def attach(self, call: CallControl, socket: Socket) -> None:
         """An agent has connected to this call. The socket is closed when it is done.
 
         Raises AgentTakenError if it has one, CallEndedError.
@@ -150,8 +150,8 @@ class _Visit:
     waits = True
     url: str | None = None
 
-    def __init__(self, socket: AgentSocket) -> None:
-        self._next: asyncio.Future[AgentSocket] | None = asyncio.get_running_loop().create_future()
+    def __init__(self, socket: Socket) -> None:
+        self._next: asyncio.Future[Socket] | None = asyncio.get_running_loop().create_future()
         self._next.set_result(socket)
 
     @property
@@ -159,14 +159,14 @@ class _Visit:
         """Whether the agent has been lost, and may come back now."""
         return self._next is not None and not self._next.done()
 
-    def come(self, socket: AgentSocket) -> bool:
+    def come(self, socket: Socket) -> bool:
         """Whether it was waited for."""
         if self._next is None or self._next.done():
             return False
         self._next.set_result(socket)
         return True
 
-    async def connect(self, delay_s: float) -> AgentSocket:
+    async def connect(self, delay_s: float) -> Socket:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         try:

@@ -12,14 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from mediaserver.api.sockets import ACCOUNT
 from mediaserver.call_view import CallView
 from mediaserver.config import BargeInPolicy
 
 MAX_EXCERPT = 200
 "Characters of a message that an error about it repeats."
-
-ACCOUNT = "AC" + 32 * "0"
-"Twilio's messages name an account; we have none, and applications may insist on its form."
 
 Interruption = Literal["none", "dtmf", "speech", "any"]
 "What may interrupt speech: the words of ConversationRelay's `interruptible` attribute. true: any; false: none."

@@ -106,6 +106,7 @@ class AgentSession:
             self._talk.end_cycle()
         except RefusedError as error:
             self._log.info("agent_rest_refused", reason=error.fault.reason)
+        self._talk.close()
 
     def hang_up_when_said(self) -> None:
         """The agent wants nothing more of this call."""

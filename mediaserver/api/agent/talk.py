@@ -22,7 +22,7 @@ STALL_S = 1.0
 "Without a token for so long, everything is spoken: a model may think for a while in the middle of a sentence."
 
 QUIET_S = 0.5
-"After an interruption a token that comes later than this after the last one is of a new talk cycle."
+"After an interruption a token that comes later than this after it and after the last one is of a new talk cycle."
 
 
 class Timer(Protocol):
@@ -58,6 +58,7 @@ class Talk:
         self._unheard: set[int] = set()
         "Utterances of the agent that are queued, or being said."
         self._last_token = 0.0
+        "When it came; or when it was interrupted, as from then on its sender has to be told before it can stop."
         self._timer: Timer | None = None
 
     def token(
@@ -109,10 +110,19 @@ class Talk:
         finally:
             self._end_cycle()
 
+    def close(self) -> None:
+        """No more comes."""
+        self._forget()
+        self._on_refusal = _untold
+
     def cut(self) -> None:
-        """All that was queued on the call is heard no more: it was interrupted or cleared."""
+        """All that was queued on the call is heard no more: it was interrupted or cleared.
+
+        That holds for a talk cycle under way, too, of which nothing was queued yet: who sends it has not noticed.
+        """
         self._unheard.clear()
-        if self._turn is not None:
+        if self._under_way:
+            self._last_token = self._clock.time()
             self._deafen()
 
     def heard(self, utterance: int) -> None:
@@ -176,3 +186,7 @@ class Talk:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _untold(_error: RefusedError) -> None:
+    pass

@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response, WebSocket
 from pydantic import BaseModel, Field
 
-from mediaserver.api.agent.endpoint import AcceptedSocket
 from mediaserver.api.auth import CallsRead, CallsWrite, accepted_subprotocol, authorize_websocket
 from mediaserver.api.calls import CallId, NamedCall
 from mediaserver.api.problems import Problem, problem_responses
 from mediaserver.api.schemas import StreamRequest
+from mediaserver.api.sockets import CONFLICT_CLOSE, AcceptedSocket
 from mediaserver.api.state import ApiState, State, state_of
 from mediaserver.api.stream.manager import Fork, NameTakenError, StreamManager, TooManyStreamsError
 from mediaserver.api.stream.protocol import MAX_NAME_CHARS
@@ -21,9 +21,6 @@ from mediaserver.api.urls import UrlNotAllowedError, shown
 from mediaserver.call_control import CallEndedError, StreamOrder, Track
 
 router = APIRouter(tags=["streams"], responses=problem_responses(401, 403, 404, 422, 429))
-
-CONFLICT_CLOSE = 4409
-"After the handshake; before it the answer is a problem, with status 409."
 
 _TRACKS: dict[str, tuple[Track, ...]] = {
     "inbound": ("inbound",),
@@ -75,7 +72,7 @@ StreamName = Annotated[str, Path(min_length=1, max_length=256, description="Its 
     },
 )
 async def begin_stream(
-    call: NamedCall, body: StreamRequest, state: State, _token: CallsWrite, response: Response
+    _token: CallsWrite, call: NamedCall, body: StreamRequest, state: State, response: Response
 ) -> Stream:
     """Connects to `url` and speaks Twilio's Media Streams protocol: docs/media-streams.md.
 
@@ -89,13 +86,13 @@ async def begin_stream(
 
 
 @router.get("/v1/calls/{call_id}/streams", summary="List a call's media streams")
-async def list_streams(call: NamedCall, state: State, _token: CallsRead) -> StreamList:
+async def list_streams(_token: CallsRead, call: NamedCall, state: State) -> StreamList:
     """Those that run, or are being connected, oldest first."""
     return StreamList(streams=[Stream.of(fork) for fork in _manager(state).of(call.id)])
 
 
 @router.delete("/v1/calls/{call_id}/streams/{stream}", status_code=204, summary="Stop a media stream")
-async def stop_stream(call: NamedCall, stream: StreamName, state: State, _token: CallsWrite) -> None:
+async def stop_stream(_token: CallsWrite, call: NamedCall, stream: StreamName, state: State) -> None:
     """The receiver gets `stop`, and the connection is closed; the call goes on."""
     fork = _manager(state).find(call.id, stream)
     if fork is None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mediaserver.api.agent.connection import AgentSocket
-from mediaserver.api.agent.dial import DialError, dial
+from mediaserver.api.dial import DialError, dial
 from mediaserver.api.schemas import MAX_STREAMS
+from mediaserver.api.sockets import GOING_AWAY, Socket
 from mediaserver.api.stream.fork import Bell
 from mediaserver.api.stream.protocol import TranscriptMessage
-from mediaserver.api.stream.session import FLUSH_S, GOING_AWAY, MediaStream, Reason
+from mediaserver.api.stream.session import FLUSH_S, MediaStream, Reason
 from mediaserver.api.urls import UrlNotAllowedError
 from mediaserver.call_control import CallControl, CallEndedError, StreamOrder
 from mediaserver.call_events import CallEvent
@@ -92,7 +92,7 @@ class StreamManager:
         fork.task = _task(self._dialled(call, fork))
         return fork
 
-    async def attach(self, call: CallControl, order: StreamOrder, socket: AgentSocket, *, may_play: bool) -> None:
+    async def attach(self, call: CallControl, order: StreamOrder, socket: Socket, *, may_play: bool) -> None:
         """Serve somebody who has connected to us, until the stream ends; the socket is closed then.
 
         order.url is empty. Raises as fork().
@@ -152,7 +152,7 @@ class StreamManager:
             self._remove(call, fork)
         call.report("stream.stopped", stream_id=fork.id, reason=failure, lost=0)
 
-    async def _connected(self, call: CallControl, fork: Fork, socket: AgentSocket, *, may_play: bool) -> None:
+    async def _connected(self, call: CallControl, fork: Fork, socket: Socket, *, may_play: bool) -> None:
         try:
             if await answered(call):
                 await self._serve(call, fork, socket, may_play=may_play)
@@ -161,7 +161,7 @@ class StreamManager:
             if fork.stream is None:
                 await socket.close(GOING_AWAY, fork.ended or "call_ended")
 
-    async def _serve(self, call: CallControl, fork: Fork, socket: AgentSocket, *, may_play: bool) -> None:
+    async def _serve(self, call: CallControl, fork: Fork, socket: Socket, *, may_play: bool) -> None:
         if self._bell is None:
             self._bell = Bell(asyncio.get_running_loop())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 
@@ -164,6 +164,10 @@ class Playback:
         """No more comes; what is there is played."""
         self._pause()
 
+    def forget_marks(self) -> None:
+        """The receiver is gone: no mark is sent back."""
+        self._echo = _unsent
+
     def on_event(self, event: CallEvent) -> None:
         """An event of the call."""
         match event.type:
@@ -172,7 +176,8 @@ class Playback:
             case "speech.finished":
                 self._heard(event.data["utterance"])
             case "speech.interrupted" | "speech.cleared":
-                self._cut(event.data.get("utterances") or [event.data["utterance"]])
+                first = event.data["utterance"]
+                self._cut(range(first, first + event.data["utterances"]))
 
     def _reached(self, number: int, name: str) -> None:
         marks = self._unheard.get(number, ())
@@ -185,7 +190,7 @@ class Playback:
         for name in self._unheard.pop(number, ()):
             self._echo(name)
 
-    def _cut(self, numbers: list[int]) -> None:
+    def _cut(self, numbers: Sequence[int]) -> None:
         if self._turn is not None and self._turn.number in numbers:
             self._turn = None
             for feed in self._feeds:
@@ -213,3 +218,7 @@ class Playback:
         if self._feed is not None:
             self._feed.end()
             self._feed = None
+
+
+def _unsent(_name: str) -> None:
+    pass

@@ -16,13 +16,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from mediaserver.api.sockets import ACCOUNT
 from mediaserver.call_control import Track
 
 SAMPLE_RATE = 8000
 "Hz, of all audio in these messages: mu-law, one channel."
-
-ACCOUNT = "AC" + 32 * "0"
-"There are no accounts here, but applications may insist on the form of one."
 
 MAX_ERROR_CHARS = 300
 MAX_NAME_CHARS = 256

@@ -11,8 +11,16 @@ from typing import Literal
 
 import structlog
 
-from mediaserver.api.agent.connection import AgentSocket, SocketClosedError
 from mediaserver.api.limits import RateLimiter
+from mediaserver.api.sockets import (
+    ERROR_CLOSE,
+    GOING_AWAY,
+    NO_STATUS,
+    NORMAL_CLOSE,
+    POLICY_CLOSE,
+    Socket,
+    SocketClosedError,
+)
 from mediaserver.api.stream.fork import AudioFork, Bell, Frame
 from mediaserver.api.stream.playback import Playback, PlaybackFullError
 from mediaserver.api.stream.protocol import (
@@ -49,7 +57,6 @@ _TURN = 32
 Reason = Literal["call_ended", "stopped", "shutdown", "closed", "lost", "not_reading", "bad_messages", "error"]
 """Why a stream ended. closed: by the receiver, as it should be; lost: its connection broke; stopped: by request."""
 
-NORMAL_CLOSE, GOING_AWAY, POLICY_CLOSE, ERROR_CLOSE = 1000, 1001, 1008, 1011
 _CLOSE_CODES: dict[Reason, int] = {
     "shutdown": GOING_AWAY,
     "not_reading": POLICY_CLOSE,
@@ -69,7 +76,7 @@ class MediaStream:
         call: CallControl,
         stream_id: str,
         order: StreamOrder,
-        socket: AgentSocket,
+        socket: Socket,
         bell: Bell,
         *,
         may_play: bool,
@@ -128,6 +135,7 @@ class MediaStream:
                 each()
             self._playback.close()
             await self._finish(reason, tasks)
+            self._playback.forget_marks()  # they lead back to us: freed at once, not by the cycle collector
         return reason
 
     async def _finish(self, reason: Reason, tasks: list[asyncio.Task[None]]) -> None:
@@ -279,4 +287,4 @@ class MediaStream:
         self._send(partial(self._writer.error, text))
 
     def _closed(self, error: SocketClosedError) -> None:
-        self.stop("closed" if error.code in (NORMAL_CLOSE, GOING_AWAY, 1005) else "lost")
+        self.stop("closed" if error.code in (NORMAL_CLOSE, GOING_AWAY, NO_STATUS) else "lost")

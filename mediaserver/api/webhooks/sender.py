@@ -21,7 +21,7 @@ from mediaserver.api.webhooks.message import WebhookMessage, headers_of, message
 from mediaserver.api.webhooks.outcome import Outcome, outcome_of
 from mediaserver.api.webhooks.schedule import DeliverySchedule
 from mediaserver.api.webhooks.spool import Spool, SpoolError
-from mediaserver.call_events import CallEvent
+from mediaserver.call_events import CallEvent, matching_types
 from mediaserver.engines import data_directory
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class WebhookSender:
         self._hub = state.calls.hub
         self._urls = state.urls
         self._registry = state.registry
-        self._wanted = frozenset(config.events)
+        self._wanted = matching_types(config.events)
         self._secret = config.secret.get_secret_value().encode()
         self._spool = Spool(Path(config.spool_dir or data_directory() / "webhooks").expanduser(), config.spool_mb << 20)
         self._disk = ThreadPoolExecutor(1, "webhook-spool")

@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.datastructures import State
 
+from mediaserver.api import server as server_module
 from mediaserver.api.app import make_app
 from mediaserver.api.server import ApiServer
 from mediaserver.api.state import ApiState, make_state
@@ -56,7 +58,7 @@ def shared_app() -> FastAPI:
 def app_of(state: ApiState) -> FastAPI:
     """Serves that state, which is all that it knows; one test at a time."""
     app = shared_app()
-    app.state.api = state
+    app.state = State({"api": state})
     return app
 
 
@@ -65,6 +67,12 @@ def client_of(state: ApiState, secret: str | None, **arguments: object) -> httpx
     transport = httpx.ASGITransport(app_of(state), raise_app_exceptions=False)
     headers = bearer(secret) if secret else {}
     return httpx.AsyncClient(transport=transport, base_url=BASE, headers=headers, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _one_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of servers, too: its document alone takes longer than most tests."""
+    monkeypatch.setattr(server_module, "make_app", app_of)
 
 
 @pytest.fixture

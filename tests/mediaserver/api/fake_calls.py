@@ -189,7 +189,7 @@ class FakeCall:
             data = {
                 "utterance": cut[0].number,
                 "played_ms": cut[0].played_ms,
-                "utterances": [one.number for one in cut],
+                "utterances": len(cut),
             }
             self.publish("speech.cleared", **data)
         return cut
@@ -264,8 +264,8 @@ class FakeCall:
         data: dict[str, Any] = {"cause": cause, "played_ms": played_ms, "total_ms": None, "heard_text": heard}
         if digit is not None:
             data["digit"] = digit
-        number = cut[0].number if cut else None
-        self.publish("speech.interrupted", utterance=number, utterances=[one.number for one in cut], **data)
+        number = cut[0].number if cut else 0
+        self.publish("speech.interrupted", utterance=number, utterances=len(cut), **data)
         self.hangs_up_when_said = False
 
     def press(self, digit: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
-from mediaserver.api.schemas import SayRequest
+from mediaserver.api.schemas import PlaceRequest, SayRequest
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.call_control import CallControl, CallsControl
 from mediaserver.call_engines import CallEngines
@@ -412,3 +413,30 @@ async def test_features_are_those_of_the_calls_engine(config: Config, calls: Fak
         able.features = frozenset()
         response = await client.post(f"/v1/calls/{call.id}/say", json={"ssml": ssml})
         assert response.json()["unsupported"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {f"key{n}": n for n in range(50_000)},
+        {"to": "a", "trunk": "b", "parameters": {f"key{n}": n for n in range(50_000)}},
+        {"to": "a", "trunk": "b", "stream": [{"a": n} for n in range(50_000)]},
+        {"to": "a", "trunk": "b", "stream": {"url": "wss://a/", "parameters": {f"key{n}": n for n in range(50_000)}}},
+    ],
+)
+async def test_a_body_with_thousands_of_faults_is_refused_at_once(body: dict[str, Any]) -> None:
+    """An error for each would keep the event loop, and with it all calls, for seconds."""
+    with pytest.raises(ValidationError) as caught:
+        PlaceRequest.model_validate(body)
+    assert caught.value.error_count() <= 3
+
+
+async def test_who_may_not_see_calls_does_not_learn_of_them(state: ApiState, calls: FakeCalls) -> None:
+    """Neither by a call's path nor by that of its streams."""
+    call = calls.arrive()
+    async with client_of(state, token_of(state, "speech")) as other:
+        for name in (call.id, "nobody"):
+            for path in (f"/v1/calls/{name}", f"/v1/calls/{name}/streams"):
+                problem(await other.get(path), 403, "forbidden")
+            problem(await other.delete(f"/v1/calls/{name}/streams/a"), 403, "forbidden")
+            problem(await other.post(f"/v1/calls/{name}/streams", json={"url": "wss://a/"}), 403, "forbidden")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 import stat
@@ -16,7 +17,7 @@ import websockets
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mediaserver.api import http_protocol, middleware
-from mediaserver.api.server import ApiServer, open_listener
+from mediaserver.api.server import STALL_S, ApiServer, open_listener
 from mediaserver.api.webhooks.sender import WebhookSender
 from mediaserver.call_engines import CallEngines
 from mediaserver.config import ApiConfig, Config
@@ -36,6 +37,11 @@ def certified(directory: Path) -> tuple[Path, Path]:
     files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command.split(), *files], check=True, capture_output=True)
     return certificate, key
+
+
+def free_port() -> int:
+    with bound_socket() as free:
+        return int(free.getsockname()[1])
 
 
 def make_server(config: Config, calls: FakeCalls, *, listener: socket.socket | None = None) -> ApiServer:
@@ -235,6 +241,25 @@ async def test_a_websocket_is_not_cut_off(server: ApiServer, calls: FakeCalls, m
         await (await socket_.ping())
 
 
+async def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
+    """By the system; a connection has the option from the socket that it came in by."""
+    with open_listener(configured(tmp_path, port=free_port()).api) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == STALL_S * 1000
+
+
+async def test_what_is_no_http_is_told_so(server: ApiServer) -> None:
+    reader, writer = await raw(server)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 400
+    writer.close()
+
+
 async def test_headers_are_bounded(server: ApiServer) -> None:
     reader, writer = await raw(server)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 100_000)
@@ -269,6 +294,41 @@ class TestBodies:
         answer = await self.send(server, "Transfer-Encoding: chunked", *[chunk] * 17)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"urn:chatterline:problem:body-too-long" in answer
+
+    @pytest.mark.parametrize(
+        "head",
+        ["Content-Length: 500000", "Transfer-Encoding: chunked", "Content-Type: multipart/form-data; boundary=x"],
+    )
+    async def test_that_of_nobody_is_not_waited_for(self, server: ApiServer, head: str) -> None:
+        """Nor looked at: who has no token does not learn that it is no JSON."""
+        reader, writer = await raw(server)
+        path = "/v1/voices" if "multipart" in head else "/v1/calls"
+        head += "\r\nContent-Length: 9" if "multipart" in head else "\r\nContent-Type: application/json"
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode() + b"{")
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b'"status":401')
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+    async def test_one_that_is_broken_off_is_no_fault_of_ours(
+        self, server: ApiServer, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        secret = token_of(server.state, "admin")
+        _, writer = await raw(server)
+        writer.write(
+            f"POST /v1/drain HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {secret}\r\n"
+            "Idempotency-Key: k\r\nContent-Length: 100\r\n\r\n{".encode()
+        )
+        while not server.open_connections:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        writer.close()
+        while server.open_connections:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        assert "request_failed" not in capsys.readouterr().out
+        assert not caplog.records
+        assert len(server.state.idempotency) == 0
 
     async def test_a_body_that_never_ends(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.05)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,40 @@ def test_a_line_that_is_none_leaves_the_others(store: TokenStore, line: str) -> 
     store.path.write_text(line + "\n\n" + store.path.read_text(), encoding="utf-8")
     assert store.list() == (token,)
     assert store.find(secret, NOW) == token
+
+
+def test_a_line_that_cannot_be_read_is_not_lost_with_a_change(store: TokenStore) -> None:
+    """It may be of a later release, or a slip of who edited the file."""
+    token, _ = store.add("a", ["speech"], NOW)
+    text = store.path.read_text() + token.line().replace("speech", "speech:later") + "\n"
+    store.path.write_text(text)
+    with pytest.raises(TokenError, match="line 2: unknown scope"):
+        store.add("b", ["speech"], NOW)
+    with pytest.raises(TokenError, match="line 2"):
+        store.remove(token.id)
+    assert store.path.read_text() == text
+
+
+def test_a_file_whose_owner_was_put_right_is_read_again(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sudo chatterline tokens add`, and then chown: neither its content nor its time has changed."""
+    _, secret = store.add("a", ["speech"], NOW)
+    server = TokenStore(store.path)
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
+        assert server.find(secret, NOW) is None
+    assert server.find(secret, NOW) is None
+    store.path.chmod(0o640)
+    assert server.find(secret, NOW) is not None
+
+
+def test_root_writes_for_the_owner_of_the_directory(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service has a user of its own."""
+    given = Mock()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", given)
+    store.add("a", ["speech"], NOW)
+    owner = store.path.parent.stat()
+    assert given.call_args.args[1:] == (owner.st_uid, owner.st_gid)
 
 
 def test_a_file_that_is_none_lets_nobody_in(store: TokenStore) -> None:

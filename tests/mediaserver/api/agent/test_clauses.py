@@ -92,7 +92,17 @@ def test_a_space_at_the_cut_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Hello.", "Let me see,", "Wait…", "Really?", 'He said "no."', "In 2026. ", "One line\n", "One moment —"]
+    "text",
+    [
+        "Hello.",
+        "Let me have a look,",
+        "Wait…",
+        "Really?",
+        'He said "no."',
+        "In 2026. ",
+        "One line\n",
+        "Just one moment —",
+    ],
 )
 def test_what_looks_complete_is_given_when_no_more_comes(text: str) -> None:
     splitter = ClauseSplitter()
@@ -102,7 +112,9 @@ def test_what_looks_complete_is_given_when_no_more_comes(text: str) -> None:
     assert splitter.settle() == []
 
 
-@pytest.mark.parametrize("text", ["Hello", "Ask for Dr.", "It is 3.", "In 2026.", "about 1,", "Mr. ", "the U.S."])
+@pytest.mark.parametrize(
+    "text", ["Hello", "Ask for Dr.", "It is 3.", "In 2026.", "about 1,", "Mr. ", "the U.S.", "Yes,", "Well —"]
+)
 def test_what_does_not_look_complete_waits(text: str) -> None:
     splitter = ClauseSplitter()
     assert splitter.feed(text) == []
@@ -149,6 +161,14 @@ def test_words_stay_whole(tokens: list[str]) -> None:
     # Dashes end words, which is no loss.
     expected = "".join(tokens).replace("—", "— ").split()
     assert " ".join(given).replace("—", "— ").split() == expected
+
+
+def test_a_slow_model_is_not_cut_at_each_comma() -> None:
+    splitter = ClauseSplitter()
+    given = []
+    for token in ("Yes,", " sir,", " red,", " blue,", " or green."):
+        given += splitter.feed(token) + splitter.settle()
+    assert given == ["Yes, sir, red, blue,", "or green."]
 
 
 @settings(max_examples=60)

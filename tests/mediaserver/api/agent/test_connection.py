@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mediaserver.api.agent import connection as connection_module
-from mediaserver.api.agent.connection import MAX_WAITING, AgentConnection, Ending, SocketClosedError
+from mediaserver.api.agent.connection import MAX_WAITING, AgentConnection, Ending
 from mediaserver.api.agent.session import AgentSession
+from mediaserver.api.sockets import SocketClosedError
 from mediaserver.api_config import AgentConfig
 from mediaserver.call_events import EventHub
 from tests.mediaserver.api.fake_calls import FakeCall
@@ -78,6 +79,13 @@ async def test_messages_go_both_ways_and_the_socket_is_closed_in_the_end() -> No
     assert await line.ending() == Ending("closed", "closed_1000")
     assert line.call.said[0].text == "Hello."
     assert line.socket.closed == (1000, "closed_1000")
+
+
+async def test_an_end_without_a_code_is_as_it_should_be() -> None:
+    """What close() of a browser's or of Node's WebSocket sends by itself."""
+    line = Line()
+    line.socket.incoming.put_nowait(1005)
+    assert (await line.ending()).outcome == "closed"
 
 
 @pytest.mark.parametrize("code", [1001, 1006, 1011, 4000])

@@ -200,13 +200,35 @@ def test_clear_ends_a_cycle_as_an_interruption_does() -> None:
     assert talker.texts == ["This is one sentence."]
 
 
-def test_an_interruption_of_something_else_is_none_of_this_cycle() -> None:
+def test_a_cycle_of_which_nothing_was_queued_yet_is_cut_as_well() -> None:
     talker = Talker()
     talker.call.say((Words("Greeting."),))
     talker.stream("This is one", last=False)
     talker.call.interrupt()
     talker.stream(" sentence of it.")
-    assert talker.texts == ["Greeting.", "This is one sentence of it."]
+    assert talker.texts == ["Greeting."], "the agent sent it before it knew"
+    assert talker.clock.pending == 0
+    talker.stream("And now?")
+    assert talker.texts[1:] == ["And now?"]
+
+
+def test_a_cycle_is_cut_between_two_turns_of_it() -> None:
+    talker = Talker()
+    talker.talk.token("This must be heard. ", last=False, barge_in="none")
+    talker.token("And this")
+    talker.call.interrupt()
+    talker.token(" is the rest of it.", last=True)
+    assert talker.texts == ["This must be heard."]
+
+
+def test_a_slow_agent_that_is_interrupted_in_a_pause_has_to_be_told_first() -> None:
+    talker = Talker()
+    talker.stream("This is one sentence.", last=False)
+    talker.clock.advance(2 * QUIET_S)
+    talker.call.interrupt()
+    talker.clock.advance(0.1)
+    talker.stream(" And the rest of it.")
+    assert talker.texts == ["This is one sentence."]
 
 
 def test_a_preemptible_cycle_is_cut_by_the_next() -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import socket
 import threading
+import weakref
 from typing import Any, cast
 
 import pytest
 
-from mediaserver.api.agent.signature import twilio_signature
+from mediaserver.api.signature import twilio_signature
 from mediaserver.api.state import ApiState
 from mediaserver.api.stream import session
 from mediaserver.api.stream.manager import NameTakenError, StreamManager, TooManyStreamsError
@@ -80,6 +82,25 @@ class TestFork:
         assert call.audio == {"inbound": [], "outbound": []}
         while streams.of(call.id):  # its socket is being closed
             await asyncio.sleep(0)
+
+    async def test_a_stream_that_has_ended_is_freed_without_the_cycle_collector(
+        self, calls: FakeCalls, streams: StreamManager, receiver: Receiver
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            call = calls.arrive()
+            peer = await begun(call, streams, receiver)
+            (fork,) = streams.of(call.id)
+            stream = weakref.ref(fork.stream)
+            del fork
+            call.end()
+            await peer.closed()
+            async with asyncio.timeout(10):
+                while stream() is not None:
+                    await asyncio.sleep(0.001)
+        finally:
+            gc.enable()
 
     async def test_the_connection_is_signed(self, calls: FakeCalls, streams: StreamManager, receiver: Receiver):
         await begun(calls.arrive(), streams, receiver)

@@ -249,5 +249,5 @@ class TestClear:
     async def test_of_other_speech_leaves_ours(self, call: FakeCall, player: Playback, echoed: list[str]):
         player.play(ULAW)
         player.mark("a")
-        call.publish("speech.cleared", utterance=99, played_ms=0, utterances=[99])
+        call.publish("speech.cleared", utterance=99, played_ms=0, utterances=1)
         assert echoed == []

@@ -48,7 +48,7 @@ class QueueCall:
 
     def clear(self) -> list[CutSpeech]:
         cut = self.queue.clear()
-        self._publish("speech.cleared", utterance=cut[0].number, utterances=[one.number for one in cut])
+        self._publish("speech.cleared", utterance=cut[0].number, utterances=len(cut))
         return cut
 
     def _on_event(self, event: SpeechEvent) -> None:

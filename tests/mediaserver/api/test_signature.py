@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from mediaserver.api.agent.signature import chatterline_signature, signed_headers, twilio_signature
+from mediaserver.api.signature import chatterline_signature, signed_headers, twilio_signature
 
 URL = "wss://agent.example.com/relay?tenant=a"
 

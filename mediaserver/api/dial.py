@@ -1,4 +1,4 @@
-"""Connecting to an agent: within the URL policy, signed, without redirects or proxies."""
+"""Connecting to an agent or a media stream: within the URL policy, signed, without redirects or proxies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from mediaserver import __version__
-from mediaserver.api.agent.connection import CLOSE_TIMEOUT_S, LARGEST_MESSAGE, SocketClosedError
-from mediaserver.api.agent.signature import signed_headers
+from mediaserver.api.signature import signed_headers
+from mediaserver.api.sockets import CLOSE_TIMEOUT_S, NO_CLOSE_FRAME, SocketClosedError
 from mediaserver.api.urls import UrlNotAllowedError, UrlPolicy
 from mediaserver.api_config import AgentConfig
 
 SCHEMES = ("ws", "wss")
 PING_S = 20.0
-NO_CLOSE_FRAME = 1006
+
+LARGEST_MESSAGE = 2 * 1024 * 1024
+"Bytes; a WebSocket is closed by what is over this."
 
 
 class DialError(Exception):
@@ -27,7 +29,7 @@ class DialError(Exception):
 
 
 class DialledSocket:
-    """An AgentSocket that we connected."""
+    """A Socket that we connected."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -56,7 +58,7 @@ def _closed(error: ConnectionClosed) -> SocketClosedError:
 
 
 async def dial(url: str, call_id: str, config: AgentConfig, policy: UrlPolicy) -> DialledSocket:
-    """Connect to an agent. Raises DialError."""
+    """Connect to whoever is to have the call. Raises DialError."""
     timeout = config.connect_timeout_s
     headers = signed_headers(config.secret.get_secret_value(), url, call_id, time.time())
     try:

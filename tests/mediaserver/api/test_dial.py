@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from mediaserver.api.agent.connection import SocketClosedError
-from mediaserver.api.agent.dial import DialError, dial
-from mediaserver.api.agent.signature import twilio_signature
+from mediaserver.api.dial import DialError, dial
+from mediaserver.api.signature import twilio_signature
+from mediaserver.api.sockets import SocketClosedError
 from mediaserver.api.urls import UrlPolicy
 from mediaserver.api_config import AgentConfig
 from tests.mediaserver.api.agent.far_agent import FarAgent, redirecting
