@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from mediaserver.call_engines import CallEngine, CallEngines
+from mediaserver.call.engines import CallEngine, CallEngines
 from mediaserver.config import CallsConfig
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.pacer_thread import PacerThread

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from mediaserver.call_events import matching_types
+from mediaserver.call.events import matching_types
 from mediaserver.config_url import require_url, require_websocket_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -12,27 +12,27 @@ from typing import TypeVar
 import structlog
 
 from mediaserver.admission import Admission
-from mediaserver.call_control import CallControl, PlaceOrder
-from mediaserver.call_counts import leg_counts
-from mediaserver.call_end import EndReason
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import EventHub
-from mediaserver.call_leg import CallLeg, CallServices
-from mediaserver.call_media import MediaServices
-from mediaserver.call_plan import CallPlans
-from mediaserver.call_quality import QualityMeasures
-from mediaserver.call_register import CallRegister
-from mediaserver.call_view import CallView
+from mediaserver.call.control import CallControl, PlaceOrder
+from mediaserver.call.counts import leg_counts
+from mediaserver.call.end import EndReason
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import EventHub
+from mediaserver.call.incoming_leg import IncomingLeg
+from mediaserver.call.leg import CallLeg, CallServices
+from mediaserver.call.media import MediaServices
+from mediaserver.call.order import BODY_TYPES, parse_order
+from mediaserver.call.outgoing_leg import Dialling, OutgoingLeg, SendInvite
+from mediaserver.call.plan import CallPlans
+from mediaserver.call.quality import QualityMeasures
+from mediaserver.call.register import CallRegister
+from mediaserver.call.view import CallView
 from mediaserver.config import Config
-from mediaserver.incoming_leg import IncomingLeg
-from mediaserver.outgoing_leg import Dialling, OutgoingLeg, SendInvite
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.endpoint import RtpEndpoint
 from mediaserver.rtp.pacer import PacedLeg
 from mediaserver.rtp.pacer_thread import PacerThread
 from mediaserver.rtp.ports import NoPortsLeftError, PortAllocator
 from mediaserver.rtp.reader import DatagramReader
-from mediaserver.speech_order import BODY_TYPES, parse_order
 from sip.errors import Fault
 from sip.invite_session import InviteSession
 from sip.message import SocketAddress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from tts_engine.engine import Engine
 from tts_engine.errors import EngineNotReadyError
 

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from mediaserver.call_counts import leg_counts
+from mediaserver.call.counts import leg_counts
 from mediaserver.calls import Calls
 from mediaserver.config import MetricsConfig
 from mediaserver.rtp.pacer import LATENESS_BOUNDS

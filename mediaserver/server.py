@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from mediaserver import __version__, garbage, systemd
 from mediaserver.api.server import ApiServer
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
 from mediaserver.engine_watch import EngineWatch

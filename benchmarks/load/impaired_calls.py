@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.load import uac
 from benchmarks.load.impairment import Address, Impairment, Profile, Proxy
 from benchmarks.load.namespaces import CALLER_HOST, SERVER_HOST, Namespaces, inside
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import CallsConfig, Config, SipConfig
 from mediaserver.rtp.codec import PCMU

@@ -13,8 +13,8 @@ from mediaserver.api.schemas import DtmfRequest, PlaceRequest, SayRequest, Spoke
 from mediaserver.api.ssml import SsmlError, parse_ssml
 from mediaserver.api.state import ApiState, State
 from mediaserver.api.urls import UrlNotAllowedError
-from mediaserver.call_control import CallControl, PlaceOrder, StreamOrder
-from mediaserver.speech_script import Script, Words
+from mediaserver.call.control import CallControl, PlaceOrder, StreamOrder
+from mediaserver.speech.script import Script, Words
 
 router = APIRouter(prefix="/v1/calls", tags=["calls"], responses=problem_responses(401, 403, 422, 429))
 

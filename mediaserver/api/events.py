@@ -16,7 +16,7 @@ from mediaserver.api.auth import Token, require
 from mediaserver.api.problems import Problem, problem_responses
 from mediaserver.api.responses import Event
 from mediaserver.api.state import ApiState, State
-from mediaserver.call_events import EVENT_TYPES, CallEvent, Subscription, matching_types
+from mediaserver.call.events import EVENT_TYPES, CallEvent, Subscription, matching_types
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mediaserver.call_events import CallEvent, EventType
-from mediaserver.call_view import CallState, CallView, Direction, SpeechView
-from mediaserver.utterance import CutSpeech
+from mediaserver.call.events import CallEvent, EventType
+from mediaserver.call.view import CallState, CallView, Direction
+from mediaserver.speech.utterance import CutSpeech
+from mediaserver.speech.view import SpeechView
 
 Time = Annotated[float, Field(description="Seconds since 1970, UTC.")]
 

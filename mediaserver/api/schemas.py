@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mediaserver.call_control import Track
+from mediaserver.call.control import Track
 from mediaserver.config import BargeInPolicy
 
 MAX_PARAMETERS = 32

@@ -25,8 +25,8 @@ from mediaserver.api.tokens import tokens_path
 from mediaserver.api.webhooks.sender import WebhookSender
 from mediaserver.api.websocket_protocol import ServerWebSocket
 from mediaserver.api_config import ApiConfig
-from mediaserver.call_control import CallsControl
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.control import CallsControl
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 
 _log = structlog.get_logger("api")

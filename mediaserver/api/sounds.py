@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 
 from mediaserver.api.urls import UrlPolicy
-from mediaserver.speech_script import OpenSound, Sound
+from mediaserver.speech.script import OpenSound, Sound
 from tts_engine.engine import BYTES_PER_SAMPLE, PcmChunk
 from tts_engine.resample import FULL_SCALE, Resampler, to_pcm16
 

@@ -14,7 +14,7 @@ from typing import Literal
 from mediaserver.api.say_as import KINDS, say_as
 from mediaserver.api.ssml_document import Element, SsmlError, read_document, shown
 from mediaserver.api.ssml_values import FASTEST, SLOWEST, break_ms, rate_of
-from mediaserver.speech_script import Mark, Part, Pause, Script, Words
+from mediaserver.speech.script import Mark, Part, Pause, Script, Words
 from tts_engine.text.speakable import has_speech
 
 __all__ = ["SsmlError", "SsmlScript", "parse_ssml"]

@@ -15,8 +15,8 @@ from mediaserver.api.idempotency import IdempotencyStore
 from mediaserver.api.limits import RateLimiter
 from mediaserver.api.tokens import TokenStore, tokens_path
 from mediaserver.api.urls import UrlPolicy, policy_of
-from mediaserver.call_control import CallsControl
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.control import CallsControl
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 from mediaserver.api.server import ApiServer
 from mediaserver.api.tokens import Scope
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import bound_socket, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls

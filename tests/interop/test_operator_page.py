@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from mediaserver.api.tokens import TokenStore
 from mediaserver.rtp.codec import audioop
-from mediaserver.speech_script import Words
+from mediaserver.speech.script import Words
 from tests.interop.chromium import chromium, needs_chromium, screenshot, watched_page
 from tests.interop.fake_node import FakeNode
 from tests.interop.server import StartServer, free_tcp_port

@@ -8,9 +8,9 @@ from typing import Any
 
 from sipmessage import Request, Response
 
-from mediaserver.call_control import CallControl, PlaceOrder
-from mediaserver.call_events import CallEvent
-from mediaserver.speech_script import Script, Words
+from mediaserver.call.control import CallControl, PlaceOrder
+from mediaserver.call.events import CallEvent
+from mediaserver.speech.script import Script, Words
 from sip.sdp import SessionDescription
 from tests.mediaserver.caller import PEER, Caller, running_caller
 from tests.sip.doubles import make_request

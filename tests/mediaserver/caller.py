@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from aiortc.rtp import RtpPacket
 from sipmessage import Message, Request, Response
 
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config
 from mediaserver.rtp.codec import PCMU

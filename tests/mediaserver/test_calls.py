@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from mediaserver.call_end import EndReason
+from mediaserver.call.end import EndReason
 from mediaserver.rtp.codec import PCMA, PCMU
 from sip.sdp import SessionDescription
 from tests.mediaserver.caller import Caller, is_silence, running_caller

@@ -11,14 +11,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from mediaserver.call_control import CallControl, CallEndedError, PlaceOrder
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl, CallEndedError, PlaceOrder
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import CallEvent
 from mediaserver.calls import Calls
 from mediaserver.config import Config
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.codec import PCMU
-from mediaserver.speech_script import Mark, Words
+from mediaserver.speech.script import Mark, Words
 from sip.access import AccessList
 from sip.timers import TimerValues
 from sip.transport import UdpTransport
@@ -125,7 +125,7 @@ class TestTheBeginning:
         async def resolve(_address: object) -> tuple[str, int]:
             raise OSError("no such host")
 
-        monkeypatch.setattr("mediaserver.outgoing_leg.resolve", resolve)
+        monkeypatch.setattr("mediaserver.call.outgoing_leg.resolve", resolve)
         async with running_callee({"host": "pbx.example"}) as callee:
             callee.place("one")
             await until(lambda: callee.told("call.ended"))
@@ -141,7 +141,7 @@ class TestTheBeginning:
             await asyncio.Event().wait()
             raise AssertionError
 
-        monkeypatch.setattr("mediaserver.outgoing_leg.resolve", resolve)
+        monkeypatch.setattr("mediaserver.call.outgoing_leg.resolve", resolve)
         async with running_callee({"host": "pbx.example"}) as callee:
             call = callee.place("one")
             await begun.wait()
@@ -153,7 +153,7 @@ class TestTheBeginning:
         async def resolve(_address: object) -> tuple[str, int]:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("mediaserver.outgoing_leg.resolve", resolve)
+        monkeypatch.setattr("mediaserver.call.outgoing_leg.resolve", resolve)
         async with running_callee({"host": "pbx.example"}) as callee:
             callee.place("one")
             await until(lambda: callee.told("call.ended"))
@@ -164,7 +164,7 @@ class TestTheBeginning:
             assert address == ("pbx.example", 5070)
             return "127.0.0.1", 5070
 
-        monkeypatch.setattr("mediaserver.outgoing_leg.resolve", resolve)
+        monkeypatch.setattr("mediaserver.call.outgoing_leg.resolve", resolve)
         async with running_callee({"host": "pbx.example"}) as callee:
             await callee.takes_the_call("one")
             assert await callee.caller.speech(0.2) == as_heard("one")

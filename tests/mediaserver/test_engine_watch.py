@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.engine_watch import EngineWatch
 from tests.mediaserver.fake_engine import FakeEngine
 from tts_engine.errors import EngineNotReadyError

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mediaserver import garbage
-from mediaserver.call_control import CallControl
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl
+from mediaserver.call.events import CallEvent
 from mediaserver.garbage import IDLE_S, LONGEST_S, FullCollections
-from mediaserver.speech_script import Mark, Pause, Words
+from mediaserver.speech.script import Mark, Pause, Words
 from tests.mediaserver.callee import Callee, running_callee
 from tests.mediaserver.caller import Caller, running_caller
 

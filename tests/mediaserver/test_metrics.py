@@ -12,12 +12,12 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.calls import Calls
 from mediaserver.config import Config, MetricsConfig
 from mediaserver.metrics import MetricsServer, make_registry
-from mediaserver.speech_measures import BOUNDS_S
-from mediaserver.speech_script import Sound
+from mediaserver.speech.measures import BOUNDS_S
+from mediaserver.speech.script import Sound
 from sip.stats import SipStats
 from tests.mediaserver.callee import running_callee
 from tests.mediaserver.caller import Caller, running_caller

@@ -17,8 +17,8 @@ from mediaserver.api.dial import DialError
 from mediaserver.api.sockets import NORMAL_CLOSE, Socket
 from mediaserver.api.urls import shown
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_control import CallControl
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl
+from mediaserver.call.events import CallEvent
 
 MAX_BACKOFF_S = 10.0
 

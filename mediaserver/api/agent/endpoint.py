@@ -11,7 +11,7 @@ from mediaserver.api.auth import accepted_subprotocol, authorize_websocket
 from mediaserver.api.problems import Problem
 from mediaserver.api.sockets import CLOSE_TIMEOUT_S, CONFLICT_CLOSE, NORMAL_CLOSE, NOT_FOUND_CLOSE, AcceptedSocket
 from mediaserver.api.state import state_of
-from mediaserver.call_control import CallControl, CallEndedError
+from mediaserver.call.control import CallControl, CallEndedError
 
 router = APIRouter()
 

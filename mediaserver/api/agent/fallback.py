@@ -7,10 +7,10 @@ import asyncio
 import structlog
 
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_control import CallControl
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl
+from mediaserver.call.events import CallEvent
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Words
+from mediaserver.speech.script import Words
 
 LOOK_S = 1.0
 "How often is looked whether there is anything that is still being said."

@@ -11,8 +11,8 @@ from mediaserver.api.agent.call_agent import CallAgent, Tools
 from mediaserver.api.agent.session import AgentSession
 from mediaserver.api.dial import DialError, DialledSocket, dial
 from mediaserver.api.sockets import Socket
-from mediaserver.call_control import CallControl, CallEndedError
-from mediaserver.speech_script import Sound
+from mediaserver.call.control import CallControl, CallEndedError
+from mediaserver.speech.script import Sound
 
 if TYPE_CHECKING:
     from mediaserver.api.state import ApiState

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from mediaserver.api.sockets import ACCOUNT
-from mediaserver.call_view import CallView
+from mediaserver.call.view import CallView
 from mediaserver.config import BargeInPolicy
 
 MAX_EXCERPT = 200

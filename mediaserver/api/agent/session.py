@@ -12,10 +12,10 @@ from mediaserver.api.agent import protocol
 from mediaserver.api.agent.talk import Clock, Talk
 from mediaserver.api.urls import UrlNotAllowedError
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_control import CallControl
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl
+from mediaserver.call.events import CallEvent
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Sound
+from mediaserver.speech.script import Sound
 
 MAX_LOOPS = 100
 "Of a sound that is to be played for as long as may be."

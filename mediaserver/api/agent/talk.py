@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mediaserver.api.agent.clauses import ClauseSplitter
-from mediaserver.call_control import CallControl, SpeechTurn
+from mediaserver.call.control import CallControl, SpeechTurn
 from mediaserver.config import BargeInPolicy
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Sound, Words
+from mediaserver.speech.script import Sound, Words
 
 SETTLE_S = 0.1
 "Without a token for so long, what looks complete is spoken: no next word has to prove it."

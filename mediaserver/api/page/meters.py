@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from mediaserver.call_control import CallsControl
+from mediaserver.call.control import CallsControl
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.codec import audioop
 

@@ -18,7 +18,7 @@ from mediaserver.api.state import ApiState, State, state_of
 from mediaserver.api.stream.manager import Fork, NameTakenError, StreamManager, TooManyStreamsError
 from mediaserver.api.stream.protocol import MAX_NAME_CHARS
 from mediaserver.api.urls import UrlNotAllowedError, shown
-from mediaserver.call_control import CallEndedError, StreamOrder, Track
+from mediaserver.call.control import CallEndedError, StreamOrder, Track
 
 router = APIRouter(tags=["streams"], responses=problem_responses(401, 403, 404, 422, 429))
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mediaserver.call_control import Track
+from mediaserver.call.control import Track
 
 MAX_SECONDS = 5.0
 "That a receiver may be behind by; beyond it the oldest audio is lost to it, and counted."

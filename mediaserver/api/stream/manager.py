@@ -17,8 +17,8 @@ from mediaserver.api.stream.fork import Bell
 from mediaserver.api.stream.protocol import TranscriptMessage
 from mediaserver.api.stream.session import FLUSH_S, MediaStream, Reason
 from mediaserver.api.urls import UrlNotAllowedError
-from mediaserver.call_control import CallControl, CallEndedError, StreamOrder
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl, CallEndedError, StreamOrder
+from mediaserver.call.events import CallEvent
 
 if TYPE_CHECKING:
     from mediaserver.api.state import ApiState

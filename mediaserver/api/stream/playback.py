@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 
 from mediaserver.api.stream.protocol import SAMPLE_RATE
-from mediaserver.call_control import CallControl, SpeechTurn
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl, SpeechTurn
+from mediaserver.call.events import CallEvent
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.codec import BYTES_PER_SAMPLE, audioop
-from mediaserver.speech_script import Mark, Sound
+from mediaserver.speech.script import Mark, Sound
 from tts_engine.engine import PcmChunk
 from tts_engine.resample import FULL_SCALE, Resampler, to_pcm16
 

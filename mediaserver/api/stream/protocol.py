@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from mediaserver.api.sockets import ACCOUNT
-from mediaserver.call_control import Track
+from mediaserver.call.control import Track
 
 SAMPLE_RATE = 8000
 "Hz, of all audio in these messages: mu-law, one channel."

@@ -33,8 +33,8 @@ from mediaserver.api.stream.protocol import (
     parse,
 )
 from mediaserver.api.urls import shown
-from mediaserver.call_control import CallControl, StreamOrder
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl, StreamOrder
+from mediaserver.call.events import CallEvent
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.codec import BYTES_PER_SAMPLE, audioop
 

@@ -8,7 +8,7 @@ import json
 import uuid
 from dataclasses import dataclass, field
 
-from mediaserver.call_events import CallEvent
+from mediaserver.call.events import CallEvent
 
 SIGNATURE_HEADER = "X-Chatterline-Signature"
 EVENT_HEADER = "X-Chatterline-Event"

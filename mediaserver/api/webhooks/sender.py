@@ -21,7 +21,7 @@ from mediaserver.api.webhooks.message import WebhookMessage, headers_of, message
 from mediaserver.api.webhooks.outcome import Outcome, outcome_of
 from mediaserver.api.webhooks.schedule import DeliverySchedule
 from mediaserver.api.webhooks.spool import Spool, SpoolError
-from mediaserver.call_events import CallEvent, matching_types
+from mediaserver.call.events import CallEvent, matching_types
 from mediaserver.engines import data_directory
 
 if TYPE_CHECKING:

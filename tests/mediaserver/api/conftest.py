@@ -19,7 +19,7 @@ from mediaserver.api.app import make_app
 from mediaserver.api.server import ApiServer
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.api.tokens import MODE, PREFIX, RANDOM_BYTES, Scope, Token, hash_of
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.fake_calls import FakeCalls
 from tests.mediaserver.fake_engine import FakeEngine

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mediaserver.call_control import (
+from mediaserver.call.control import (
     AudioListener,
     CallControl,
     CallEndedError,
@@ -15,12 +15,13 @@ from mediaserver.call_control import (
     StreamOrder,
     Track,
 )
-from mediaserver.call_events import CallEvent, EventHub, EventType, Listener
-from mediaserver.call_view import CallState, CallView, Direction, SpeechView
+from mediaserver.call.events import CallEvent, EventHub, EventType, Listener
+from mediaserver.call.view import CallState, CallView, Direction
 from mediaserver.config import BargeInPolicy
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Mark, Part, Pause, Script, Sound, plain_text
-from mediaserver.utterance import CutSpeech
+from mediaserver.speech.script import Mark, Part, Pause, Script, Sound, plain_text
+from mediaserver.speech.utterance import CutSpeech
+from mediaserver.speech.view import SpeechView
 
 
 @dataclass

@@ -20,7 +20,7 @@ from starlette.datastructures import State
 
 from mediaserver.api import audio_speech, problems, voices
 from mediaserver.api.state import ApiState, make_state
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.fake_calls import FakeCalls
 from tts_engine.engine import Engine

@@ -16,7 +16,7 @@ from mediaserver.api.problems import Problem
 from mediaserver.api.server import ApiServer
 from mediaserver.api.state import ApiState
 from mediaserver.api.tokens import Scope
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import app_of, bearer, bound_socket, client_of, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls

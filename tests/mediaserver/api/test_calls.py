@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from mediaserver.api.schemas import PlaceRequest, SayRequest
 from mediaserver.api.state import ApiState, make_state
-from mediaserver.call_control import CallControl, CallsControl
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.control import CallControl, CallsControl
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Mark, Pause, Words
+from mediaserver.speech.script import Mark, Pause, Words
 from tests.mediaserver.api.conftest import client_of, token_of
 from tests.mediaserver.api.fake_calls import FakeCall, FakeCalls
 from tests.mediaserver.fake_engine import FakeEngine

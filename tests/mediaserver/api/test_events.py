@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediaserver import call_events
 from mediaserver.api import events
 from mediaserver.api.events import wanted_types
 from mediaserver.api.problems import Problem
 from mediaserver.api.server import ApiServer
-from mediaserver.call_events import EVENT_TYPES
+from mediaserver.call import events as call_events
+from mediaserver.call.events import EVENT_TYPES
 from tests.mediaserver.api.conftest import bearer, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls
 from tests.mediaserver.api.test_calls import problem

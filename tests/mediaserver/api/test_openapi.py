@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from mediaserver.api.problems import MEDIA_TYPE
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.api.stream.manager import StreamManager
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import app_of, bearer, shared_app, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls

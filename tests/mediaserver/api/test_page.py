@@ -21,7 +21,7 @@ from mediaserver.api.page.assets import DIRECTORY, load_assets
 from mediaserver.api.page.meters import FLOOR_DB, MAX_METERED, Meters, TrackMeter
 from mediaserver.api.server import ApiServer
 from mediaserver.api.state import ApiState, make_state
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import BASE, bound_socket, client_of, token_of
 from tests.mediaserver.api.fake_calls import FakeCall, FakeCalls

@@ -17,7 +17,7 @@ from mediaserver.api.problems import (
     problem_of_refusal,
     problem_of_validation,
 )
-from mediaserver.call_control import CallEndedError
+from mediaserver.call.control import CallEndedError
 from mediaserver.refusal import RefusedError
 
 

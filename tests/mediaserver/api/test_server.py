@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from mediaserver.api import http_protocol, middleware
 from mediaserver.api.server import STALL_S, ApiServer, open_listener
 from mediaserver.api.webhooks.sender import WebhookSender
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import ApiConfig, Config
 from tests.mediaserver.api.conftest import bearer, bound_socket, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls

@@ -24,7 +24,7 @@ from mediaserver.api.sounds import (
 from mediaserver.api.state import ApiState
 from mediaserver.api.urls import UrlNotAllowedError, UrlPolicy
 from mediaserver.rtp.codec import audioop
-from mediaserver.speech_script import Sound
+from mediaserver.speech.script import Sound
 
 
 def tone(seconds: float, rate: int, frequency: float = 440.0) -> np.ndarray:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediaserver.api.ssml import MAX_UNSUPPORTED, PARAGRAPH_MS, SsmlError, SsmlScript, parse_ssml
-from mediaserver.speech_script import Mark, Pause, Script, Words, plain_text
+from mediaserver.speech.script import Mark, Pause, Script, Words, plain_text
 
 ALL = frozenset(("rate", "phonemes"))
 NONE: frozenset[str] = frozenset()

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from mediaserver.api import status
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.api.status import histograms_of, status_of
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import client_of, token_of
 from tests.mediaserver.api.fake_calls import FakeCalls

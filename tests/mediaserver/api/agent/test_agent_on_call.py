@@ -10,8 +10,8 @@ from typing import Any
 
 from mediaserver.api.agent.manager import AgentManager
 from mediaserver.api.state import make_state
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import CallEvent
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import CallEvent
 from mediaserver.config import Config
 from tests.mediaserver.api.agent.far_agent import FarAgent, FarConnection
 from tests.mediaserver.caller import Caller, is_silence, running_caller

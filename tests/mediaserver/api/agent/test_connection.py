@@ -12,7 +12,7 @@ from mediaserver.api.agent.connection import MAX_WAITING, AgentConnection, Endin
 from mediaserver.api.agent.session import AgentSession
 from mediaserver.api.sockets import SocketClosedError
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_events import EventHub
+from mediaserver.call.events import EventHub
 from tests.mediaserver.api.fake_calls import FakeCall
 
 

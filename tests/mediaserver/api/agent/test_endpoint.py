@@ -19,7 +19,7 @@ from mediaserver.api.agent.endpoint import router
 from mediaserver.api.agent.manager import AgentManager
 from mediaserver.api.state import make_state
 from mediaserver.api.tokens import Scope
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.fake_calls import FakeCalls
 from tests.mediaserver.fake_engine import FakeEngine

@@ -18,8 +18,8 @@ from mediaserver.api.agent.call_agent import backoff_s
 from mediaserver.api.agent.manager import AgentManager, voice_for
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import CallEvent
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import CallEvent
 from mediaserver.config import Config
 from tests.mediaserver.api.agent.far_agent import FarAgent, FarConnection
 from tests.mediaserver.api.fake_calls import FakeCall, FakeCalls, FakeUtterance

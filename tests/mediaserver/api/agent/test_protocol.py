@@ -19,7 +19,7 @@ from mediaserver.api.agent.protocol import (
     number_of,
     parse_message,
 )
-from mediaserver.call_events import EventHub
+from mediaserver.call.events import EventHub
 from tests.mediaserver.api.fake_calls import FakeCall
 
 # As Twilio's page has them.

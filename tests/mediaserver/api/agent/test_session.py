@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from mediaserver.api.agent.session import MAX_LOOPS, AgentSession
 from mediaserver.api.urls import UrlNotAllowedError
 from mediaserver.api_config import AgentConfig
-from mediaserver.call_events import EventHub
+from mediaserver.call.events import EventHub
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Sound, Words
+from mediaserver.speech.script import Sound, Words
 from tests.mediaserver.api.agent.clock import FakeClock
 from tests.mediaserver.api.fake_calls import FakeCall
 

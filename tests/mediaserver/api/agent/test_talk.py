@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediaserver.api.agent.talk import QUIET_S, SETTLE_S, STALL_S, Talk
-from mediaserver.call_events import CallEvent, EventHub
+from mediaserver.call.events import CallEvent, EventHub
 from mediaserver.refusal import RefusedError
-from mediaserver.speech_script import Sound, Words
+from mediaserver.speech.script import Sound, Words
 from tests.mediaserver.api.agent.clock import FakeClock
 from tests.mediaserver.api.fake_calls import FakeCall
 

@@ -13,7 +13,7 @@ from mediaserver.api import problems
 from mediaserver.api.state import ApiState, make_state
 from mediaserver.api.stream import endpoint
 from mediaserver.api.stream.manager import StreamManager
-from mediaserver.call_engines import CallEngines
+from mediaserver.call.engines import CallEngines
 from mediaserver.config import Config
 from tests.mediaserver.api.conftest import bound_socket
 from tests.mediaserver.api.fake_calls import FakeCalls

@@ -16,8 +16,8 @@ from mediaserver.api.state import ApiState
 from mediaserver.api.stream import session
 from mediaserver.api.stream.manager import NameTakenError, StreamManager, TooManyStreamsError
 from mediaserver.api.urls import UrlNotAllowedError, UrlPolicy
-from mediaserver.call_control import CallEndedError, StreamOrder
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallEndedError, StreamOrder
+from mediaserver.call.events import CallEvent
 from mediaserver.rtp.codec import audioop
 from tests.mediaserver.api.fake_calls import FakeCall, FakeCalls
 from tests.mediaserver.api.stream.receiver import Peer, Receiver

@@ -10,7 +10,7 @@ from mediaserver.api.stream import playback
 from mediaserver.api.stream.playback import MAX_BUFFERED_S, MAX_MARKS, MediaFeed, Playback, PlaybackFullError
 from mediaserver.refusal import RefusedError
 from mediaserver.rtp.codec import audioop
-from mediaserver.speech_script import Mark, Sound
+from mediaserver.speech.script import Mark, Sound
 from tests.mediaserver.api.fake_calls import FakeCall, FakeCalls
 
 ULAW = bytes(range(256)) * 10

@@ -12,13 +12,13 @@ import pytest
 import structlog
 
 from mediaserver.api.stream.playback import Playback
-from mediaserver.call_events import CallEvent, EventType
+from mediaserver.call.events import CallEvent, EventType
 from mediaserver.rtp.codec import audioop
 from mediaserver.rtp.playout import PlayoutBuffer
-from mediaserver.speech_events import MarkReached, SpeechEvent, SpeechFinished
-from mediaserver.speech_measures import SpeechMeasures
-from mediaserver.speech_queue import MAX_BUFFERED_S, SpeechLimits, SpeechQueue
-from mediaserver.utterance import CutSpeech
+from mediaserver.speech.events import MarkReached, SpeechEvent, SpeechFinished
+from mediaserver.speech.measures import SpeechMeasures
+from mediaserver.speech.queue import MAX_BUFFERED_S, SpeechLimits, SpeechQueue
+from mediaserver.speech.utterance import CutSpeech
 from tests.mediaserver.fake_engine import FakeEngine
 
 

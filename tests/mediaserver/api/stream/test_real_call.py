@@ -12,9 +12,9 @@ from aiortc.rtp import RtpPacket
 
 from mediaserver.api.state import make_state
 from mediaserver.api.stream.manager import StreamManager
-from mediaserver.call_control import CallControl, StreamOrder
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import CallEvent
+from mediaserver.call.control import CallControl, StreamOrder
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import CallEvent
 from mediaserver.config import Config
 from tests.mediaserver.api.stream.receiver import Peer, Receiver
 from tests.mediaserver.caller import Caller, running_caller

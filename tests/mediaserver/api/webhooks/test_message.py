@@ -9,7 +9,7 @@ import json
 import pytest
 
 from mediaserver.api.webhooks.message import headers_of, message_of, signature
-from mediaserver.call_events import CallEvent
+from mediaserver.call.events import CallEvent
 
 EVENT = CallEvent("mark.reached", "CA" + "1" * 32, {"name": "naïve", "utterance": 3}, at=1_700_000_000.25, number=17)
 

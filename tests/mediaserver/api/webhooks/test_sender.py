@@ -19,8 +19,8 @@ from mediaserver.api.webhooks import WebhookSender, schedule
 from mediaserver.api.webhooks import sender as sender_module
 from mediaserver.api.webhooks.message import WebhookMessage
 from mediaserver.api.webhooks.spool import Spool, SpoolError
-from mediaserver.call_engines import CallEngines
-from mediaserver.call_events import CallEvent
+from mediaserver.call.engines import CallEngines
+from mediaserver.call.events import CallEvent
 from mediaserver.config import Config
 from tests.mediaserver.api.fake_calls import FakeCalls
 from tests.mediaserver.api.webhooks.receiver import Answer, Received, Receiver
