@@ -43,6 +43,7 @@ REAL_TIME = (
     "rtp/test_playout.py",
     "rtp/test_ports.py",
     "sip/test_sipp_callee.py",
+    "test_examples.py",
 )
 "Tests that wait for packets, or take ports by number: they have the machine to themselves."
 

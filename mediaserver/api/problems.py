@@ -119,6 +119,8 @@ def problem_of_http(error: StarletteHTTPException) -> Problem:
     """Of what the framework raises itself: unknown paths, methods that a path does not have."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error.__cause__, UnicodeDecodeError):  # FastAPI's only word on a body that is no text at all
+        return Problem(400, "malformed-json", "the body is not JSON in UTF-8")
     slug = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return Problem(error.status_code, slug, str(error.detail), headers=error.headers or {})
 

@@ -16,6 +16,7 @@ configure(LogConfig(level={level!r}, format={format!r}))
 log = structlog.get_logger("call").bind(call_id="c-1")
 log.debug("speech_queued", text="secret words")
 log.info("call_answered", codec="PCMU")
+logging.getLogger("httpx").info("HTTP Request: POST https://example.com/?secret words")
 logging.getLogger("library").warning("something %s", "happened")
 def fail(text):
     1 / 0

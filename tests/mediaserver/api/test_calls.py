@@ -387,6 +387,13 @@ class TestPlace:
         assert response.headers["retry-after"] == "10"
 
 
+@pytest.mark.parametrize("body", [b'{"text": ', b'{"text": "\xff"}', b"\xff\xfe{\x00"])
+async def test_what_is_no_json(client: httpx.AsyncClient, body: bytes) -> None:
+    response = await client.post("/v1/calls", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["type"] == "urn:chatterline:problem:malformed-json"
+
+
 async def test_a_fault_of_ours_says_nothing_of_it(
     client: httpx.AsyncClient, calls: FakeCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
