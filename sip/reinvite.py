@@ -26,7 +26,8 @@ OnAnswer = Callable[[int, bytes], None]
 
 @dataclass(slots=True)
 class _Reinvite:
-    draft: Draft
+    draft: Callable[[], Draft]
+    "Made when it is sent: the peer's own re-INVITE may have been answered meanwhile, with a later version of our SDP."
     on_result: OnAnswer
     glares: int = 0
 
@@ -64,7 +65,7 @@ class Reinvites:
         """One is sent and has no final response yet: the peer's gets 491 (section 14.2)."""
         return self._current is not None
 
-    def push(self, draft: Draft, on_result: OnAnswer) -> None:
+    def push(self, draft: Callable[[], Draft], on_result: OnAnswer) -> None:
         """Send one, when those before it are done. 491 if too many wait; 481 if the session ends before its answer."""
         if self._closed:
             on_result(SESSION_OVER, b"")
@@ -85,7 +86,7 @@ class Reinvites:
         self._guard = self._clock.call_at(self._clock.time() + 2 * self._timers.timeout, self._silent)
         user = self._user  # an answer that comes when the session has been forgotten gets its ACK all the same
         self._request = user.send(
-            reinvite.draft,
+            reinvite.draft(),
             lambda request, response: self._received(user, reinvite, request, response),
             lambda code, _reason: self._finished(reinvite, code, b""),
         )

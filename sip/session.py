@@ -6,6 +6,7 @@ ways), 15 (BYE); INFO (RFC 6086), REFER (RFC 3515).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -135,13 +136,14 @@ class Session:
         """
         self._requests.infos.push(Info(body, content_type, on_result))
 
-    def reinvite(self, body: bytes, content_type: str, on_result: OnAnswer) -> None:
-        """Queue a re-INVITE with this offer; it is sent once the session is confirmed and the way is free.
+    def reinvite(self, offer: Callable[[], bytes], content_type: str, on_result: OnAnswer) -> None:
+        """Queue a re-INVITE with an offer, made when it is sent: once the session is confirmed and the way is free.
 
         on_result is given the final status code and the answer, once; the ACK is sent by itself. A 491 is tried again
         as section 14.1 says; 408 and 481 end the session; anything else leaves all as it was.
         """
-        self._requests.reinvites.push(Draft("INVITE", self._agent.capabilities, body, content_type), on_result)
+        headers = self._agent.capabilities
+        self._requests.reinvites.push(lambda: Draft("INVITE", headers, offer(), content_type), on_result)
 
     def refer(self, target_uri: str, on_progress: OnProgress, referred_by: str | None = None) -> None:
         """Ask the peer to call somebody else instead (RFC 3515): a blind transfer. One at a time, else 491.

@@ -66,7 +66,7 @@ class CallPeer:
 
     def _reinvite(self, held: bool) -> None:
         if self.session is not None:
-            self.session.reinvite(self._media.hold(held), SDP_TYPE, self._answered)
+            self.session.reinvite(lambda: self._media.hold(held), SDP_TYPE, self._answered)
 
     def _answered(self, code: int, sdp: bytes) -> None:
         if self._closed:

@@ -606,7 +606,11 @@ class OutgoingMachine(RuleBasedStateMachine):
     @rule()
     def reinvite(self) -> None:
         self.asked += 1
-        self.do(lambda: self.session.reinvite(b"o", "application/sdp", lambda code, _body: self.results.append(code)))
+        self.do(
+            lambda: self.session.reinvite(
+                lambda: b"o", "application/sdp", lambda code, _body: self.results.append(code)
+            )
+        )
 
     @rule()
     def send_info(self) -> None:

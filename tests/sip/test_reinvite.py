@@ -34,7 +34,7 @@ def only_request(messages: list[Request | Response]) -> Request:
 
 async def test_hold_in_a_call_that_came_in(bench: Bench, results: Results) -> None:
     _, session, handler = bench.establish()
-    session.reinvite(b"sendonly", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"sendonly", SDP, lambda *result: results.append(result))
     invite = await bench.take_request()
     assert invite.method == "INVITE"
     assert str(invite.uri) == "sip:alice@192.0.2.10:5070"
@@ -56,8 +56,8 @@ async def test_hold_in_a_call_that_came_in(bench: Bench, results: Results) -> No
 
 async def test_hold_and_resume_at_once_go_one_after_the_other(bench: Bench, results: Results) -> None:
     session, _, _ = await bench.place_answered()
-    session.reinvite(b"sendonly", SDP, lambda *result: results.append(result))
-    session.reinvite(b"sendrecv", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"sendonly", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"sendrecv", SDP, lambda *result: results.append(result))
     hold = await bench.take_request()
     assert hold.body == b"sendonly"
     bench.receive(answer(hold, 200, headers=CONTACT, body=b"1"))
@@ -69,7 +69,7 @@ async def test_hold_and_resume_at_once_go_one_after_the_other(bench: Bench, resu
 
 async def test_before_the_ack_it_waits(bench: Bench, results: Results) -> None:
     response, session, _ = bench.invite_and_accept()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     assert await bench.take_requests() == []
     bench.receive(make_in_dialog("ACK", response, cseq=1))
     assert (await bench.take_request()).method == "INVITE"
@@ -78,7 +78,7 @@ async def test_before_the_ack_it_waits(bench: Bench, results: Results) -> None:
 @pytest.mark.parametrize("code", [403, 488, 500, 603])
 async def test_a_refusal_leaves_all_as_it_was(bench: Bench, results: Results, code: int) -> None:
     session, handler, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     invite = await bench.take_request()
     assert only_request(bench.receive(answer(invite, code, body=b"why"))).method == "ACK"
     assert results == [(code, b"")]
@@ -88,7 +88,7 @@ async def test_a_refusal_leaves_all_as_it_was(bench: Bench, results: Results, co
 
 async def test_481_ends_the_session(bench: Bench, results: Results) -> None:
     session, handler, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     invite = await bench.take_request()
     bench.receive(answer(invite, 481))
     assert results == [(481, b"")]
@@ -100,7 +100,7 @@ async def test_481_ends_the_session(bench: Bench, results: Results) -> None:
 async def test_no_answer_ends_the_session(bench: Bench, results: Results, trying: bool) -> None:
     """Also of a peer that says 100 and nothing more."""
     session, handler, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     invite = await bench.take_request()
     if trying:
         bench.receive(answer(invite, 100))
@@ -111,16 +111,18 @@ async def test_no_answer_ends_the_session(bench: Bench, results: Results, trying
 
 
 async def test_glare_is_tried_again(bench: Bench, results: Results) -> None:
-    """RFC 3261 section 14.1: 2.1 to 4 s where the Call-ID is ours."""
+    """RFC 3261 section 14.1: 2.1 to 4 s where the Call-ID is ours, with an offer made anew."""
     session, _, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    versions = iter((b"1", b"2"))
+    session.reinvite(lambda: next(versions), SDP, lambda *result: results.append(result))
     first = await bench.take_request()
+    assert first.body == b"1"
     assert only_request(bench.receive(answer(first, 491))).method == "ACK"
     bench.clock.advance(2.0)
     assert await bench.take_requests() == []
     bench.clock.advance(2.1)
     second = await bench.take_request()
-    assert (second.method, second.body) == ("INVITE", b"o")
+    assert (second.method, second.body) == ("INVITE", b"2")
     assert second.cseq.sequence == first.cseq.sequence + 1
     bench.receive(answer(second, 200, headers=CONTACT))
     assert results == [(200, b"")]
@@ -128,7 +130,7 @@ async def test_glare_is_tried_again(bench: Bench, results: Results) -> None:
 
 async def test_who_does_not_own_the_call_id_tries_again_sooner(bench: Bench, results: Results) -> None:
     _, session, _ = bench.establish()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     bench.receive(answer(await bench.take_request(), 491))
     bench.clock.advance(2.05)
     assert (await bench.take_request()).method == "INVITE"
@@ -136,7 +138,7 @@ async def test_who_does_not_own_the_call_id_tries_again_sooner(bench: Bench, res
 
 async def test_glare_for_ever_is_given_up(bench: Bench, results: Results) -> None:
     session, _, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     for _ in range(MAX_GLARES + 1):
         assert results == []
         bench.receive(answer(await bench.take_request(), 491))
@@ -147,7 +149,7 @@ async def test_glare_for_ever_is_given_up(bench: Bench, results: Results) -> Non
 
 async def test_the_peers_gets_491_while_ours_is_under_way(bench: Bench, results: Results) -> None:
     session, handler, ack = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     ours = await bench.take_request()
     assert bench.receive_one(make_from_callee("INVITE", ack, cseq=1)).code == 491
     assert handler.reinvites == []
@@ -165,11 +167,11 @@ async def test_the_peers_gets_491_while_ours_is_under_way(bench: Bench, results:
 async def test_the_end_of_the_session_is_a_result(bench: Bench, results: Results) -> None:
     session, _, ack = await bench.place_answered()
     for _ in range(3):
-        session.reinvite(b"o", SDP, lambda *result: results.append(result))
+        session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     ours = await bench.take_request()
     bench.receive(make_from_callee("BYE", ack, cseq=1))
     assert results == [(481, b"")] * 3
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     assert results == [(481, b"")] * 4
     # The answer crossed the BYE: it gets its ACK, and that is all.
     assert only_request(bench.receive(answer(ours, 200, headers=CONTACT))).method == "ACK"
@@ -179,7 +181,7 @@ async def test_the_end_of_the_session_is_a_result(bench: Bench, results: Results
 
 async def test_before_the_answer_the_end_is_a_result_too(bench: Bench, results: Results) -> None:
     session, _, invite = await bench.place()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     bench.receive(answer(invite, 486, to_tag="b"))
     assert results == [(481, b"")]
 
@@ -187,14 +189,14 @@ async def test_before_the_answer_the_end_is_a_result_too(bench: Bench, results: 
 async def test_they_are_bounded(bench: Bench, results: Results) -> None:
     session, _, _ = await bench.place_answered()
     for _ in range(MAX_WAITING + 3):
-        session.reinvite(b"o", SDP, lambda *result: results.append(result))
+        session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     assert results == [(491, b"")] * 2
 
 
 async def test_hanging_up_from_the_result(bench: Bench, results: Results) -> None:
     session, handler, _ = await bench.place_answered()
-    session.reinvite(b"1", SDP, lambda _code, _body: session.hang_up())
-    session.reinvite(b"2", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"1", SDP, lambda _code, _body: session.hang_up())
+    session.reinvite(lambda: b"2", SDP, lambda *result: results.append(result))
     bench.receive(answer(await bench.take_request(), 488))
     assert results == [(481, b"")]
     assert handler.causes == [EndCause.HUNG_UP]
@@ -205,7 +207,7 @@ async def test_a_challenge_is_answered(bench: Bench, results: Results) -> None:
     """Also in a call that came in, if we have been told credentials."""
     _, session, _ = bench.establish()
     session.authenticate(Credentials("tts", "secret"))
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     invite = await bench.take_request()
     challenge = {"Proxy-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}
     _, second = bench.receive(answer(invite, 407, headers=challenge))
@@ -221,8 +223,8 @@ async def test_an_application_that_fails_on_a_result_keeps_its_call(bench: Bench
     def fail(_code: int, _body: bytes) -> None:
         raise ZeroDivisionError
 
-    session.reinvite(b"1", SDP, fail)
-    session.reinvite(b"2", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"1", SDP, fail)
+    session.reinvite(lambda: b"2", SDP, lambda *result: results.append(result))
     assert only_request(bench.receive(answer(await bench.take_request(), 200, headers=CONTACT))).method == "ACK"
     bench.receive(answer(await bench.take_request(), 200, headers=CONTACT))
     assert results == [(200, b"")]
@@ -232,7 +234,7 @@ async def test_an_application_that_fails_on_a_result_keeps_its_call(bench: Bench
 
 async def test_closing_says_nothing(bench: Bench, results: Results) -> None:
     session, _, _ = await bench.place_answered()
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     bench.receive(answer(await bench.take_request(), 491))
     bench.agent.close()
     bench.clock.advance(200.0)
@@ -245,5 +247,5 @@ async def test_a_refused_reinvite_of_the_peer_does_not_hold_ours_back(bench: Ben
     session, handler, ack = await bench.place_answered()
     handler.reply = Reply(488)
     assert bench.receive_one(make_from_callee("INVITE", ack, cseq=1)).code == 488
-    session.reinvite(b"o", SDP, lambda *result: results.append(result))
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
     assert (await bench.take_request()).method == "INVITE"

@@ -168,7 +168,7 @@ async def test_held_and_transferred(agent: UserAgent, callee: Callee) -> None:
     session, handler = await place(agent, callee, "uas_hold_and_transfer")
     await handler.hears("answered")
     held: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-    session.reinvite(OFFER + b"a=sendonly\r\n", "application/sdp", lambda *result: held.set_result(result))
+    session.reinvite(lambda: OFFER + b"a=sendonly\r\n", "application/sdp", lambda *result: held.set_result(result))
     code, answer = await asyncio.wait_for(held, TIMEOUT_S)
     assert code == 200
     assert b"a=recvonly" in answer
