@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.recogniser import Recogniser
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Before Triton is, which reads it then: without a GPU its kernels are interpreted.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# How long an example takes is the machine's affair, and it may be busy.
+settings.register_profile("chatterline", deadline=None)
+settings.load_profile("chatterline")
 
 REAL_TIME = (
     "interop/",

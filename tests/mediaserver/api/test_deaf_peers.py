@@ -73,17 +73,14 @@ async def test_a_deaf_peer_is_cut_when_its_handler_has_returned(monkeypatch: pyt
 async def test_a_handler_learns_that_its_deaf_peer_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for a message; no ping is answered."""
     monkeypatch.setattr(websocket_protocol, "CUT_TIMEOUT_S", 0.05)
-    told: list[str] = []
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
         await send({"type": "websocket.send", "bytes": bytes(MUCH)})
-        told.append((await receive())["type"])
+        told.set_result((await receive())["type"])
 
     async with serving(app, ws_ping_interval=0.05, ws_ping_timeout=0.05) as (server, port), deaf_peer(port):
-        await asyncio.sleep(0)
-        while not server.server_state.connections and not told:
-            await asyncio.sleep(0.005)
+        assert await asyncio.wait_for(told, 20) == "websocket.disconnect"
         await until_rid_of(server)
-        assert told == ["websocket.disconnect"]
