@@ -293,5 +293,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(run(parse())))
+    except httpx.HTTPStatusError as refusal:
+        status = refusal.response.status_code
+        sys.exit(f"reminder_dialler: {refusal.request.url}: {status}: {detail_of(refusal.response)}")
     except httpx.HTTPError as failure:
-        sys.exit(f"reminder_dialler: {failure}")
+        sys.exit(f"reminder_dialler: {failure.request.url}: {failure or type(failure).__name__}")

@@ -32,7 +32,7 @@ class Admission:
         """The engine for a further call. Raises RefusedError: none can be taken now."""
         running = self._running()
         if self.draining:
-            raise RefusedError(503, "Server Is Shutting Down", self.retry_after())
+            raise RefusedError(503, "Server Is Draining", self.retry_after())
         if running >= self._config.max_calls:
             raise RefusedError(503, "Call Limit Reached", self.retry_after())
         if running and self._pacer.load > MAX_LOAD:

@@ -45,7 +45,7 @@ class Trunks:
         if name == SELF:
             host, port = own
             return TrunkConfig(host=host, port=port)
-        raise RefusedError(404, f"Unknown Trunk '{name[:80]}'")
+        raise RefusedError(404, f"Unknown Trunk '{name[:80]}': It Is Not In [trunks]")
 
 
 def domain_of(trunk: TrunkConfig) -> str:

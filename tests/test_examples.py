@@ -130,8 +130,11 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     ("change", "message"),
     [
         ({"--token-file": "/dev/null"}, "no token"),
-        ({"--token-file": "wrong"}, "401"),
-        ({"--url": "http://127.0.0.1:9"}, "connect"),
+        ({"--token-file": "wrong"}, "401: the token is unknown"),
+        (
+            {"--url": "http://127.0.0.1:9"},
+            "127.0.0.1:9/v1/events?types=call.%2a%2cdtmf.received%2cspeech.%2a: all connection",
+        ),
     ],
     ids=["no token", "wrong token", "no server"],
 )

@@ -25,6 +25,7 @@ def make_app(state: ApiState) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # operationId: what generated clients call it
     )
     app.state.api = state
     app.openapi = partial(document, app)  # type: ignore[method-assign]  # as FastAPI documents it

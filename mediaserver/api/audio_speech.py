@@ -99,6 +99,10 @@ _EXAMPLES: dict[str, Any] = {
     },
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_EVENTS = {
+    "schema": {"type": "string"},
+    "example": 'data: {"type":"speech.audio.delta","audio":"//PkxAAA"}\n\n',
+}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The speech, as it is synthesised.",
@@ -108,7 +112,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
                 "schema": {"type": "string"},
             }
         },
-        "content": {**dict.fromkeys(MEDIA_TYPES.values(), _BINARY), "text/event-stream": {}},
+        "content": {**dict.fromkeys(MEDIA_TYPES.values(), _BINARY), "text/event-stream": _EVENTS},
     },
     **openai_responses(400, 401, 403, 404, 413, 429, 500, 503),
 }
@@ -172,7 +176,7 @@ async def list_models(state: State, token: Speaker) -> ModelList:
 @router.get(
     "/v1/models/{model}",
     summary="One model",
-    description="Whether `model` can have that value.",
+    description="Answered if `model` of POST /v1/audio/speech can have that value.",
     response_model=Model,
     responses=openai_responses(400, 401, 403, 404, 429),
 )

@@ -85,7 +85,7 @@ def authorize(connection: HTTPConnection, state: ApiState, secret: str | None, s
         raise Problem(
             401,
             "unauthorized",
-            "the token is unknown or has expired" if secret else "a bearer token is needed",
+            _why_unauthorized(state, secret),
             headers={"WWW-Authenticate": f'Bearer realm="chatterline"{error}'},
         )
     _slow_down(state, token.id)
@@ -101,6 +101,13 @@ def authorize(connection: HTTPConnection, state: ApiState, secret: str | None, s
             headers={"WWW-Authenticate": f'Bearer realm="chatterline", error="insufficient_scope", scope="{wanted}"'},
         )
     return token
+
+
+def _why_unauthorized(state: ApiState, secret: str | None) -> str:
+    if secret:
+        return "the token is unknown or has expired"
+    needed = "a token is needed, as Authorization: Bearer ctl_..."
+    return needed if state.tokens.list() else f"{needed}; there is none yet: chatterline tokens add NAME --scope SCOPE"
 
 
 def _slow_down(state: ApiState, key: str) -> None:

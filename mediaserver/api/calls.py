@@ -50,7 +50,7 @@ async def list_calls(
     wanted: Annotated[
         Literal["running", "ended", "all"], Query(alias="state", description="ended: those of the last minutes.")
     ] = "running",
-    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="Of calls that are shown.")] = 100,
 ) -> CallList:
     """Running calls, oldest first; then those that have ended, newest first."""
     running = state.calls.running() if wanted != "ended" else ()
@@ -72,7 +72,7 @@ async def list_calls(
 async def place_call(order: PlaceRequest, state: State, _token: CallsWrite, response: Response) -> Placed:
     """Place a call through a trunk. It rings when this returns; events tell how it goes on."""
     if order.agent_url:
-        _check_url(state, order.agent_url)
+        _check_url(state, order.agent_url, "agent_url")
     script, unsupported = script_of(order, state, state.engines.all[0].name)
     call = state.calls.place(
         PlaceOrder(
@@ -168,13 +168,14 @@ def script_of(order: Spoken, state: ApiState, engine_name: str) -> tuple[Script,
 
 def stream_order(request: StreamRequest, state: ApiState) -> StreamOrder:
     """The fork that is asked for. Raises Problem: 422 for a URL that is not allowed."""
-    _check_url(state, request.url)
+    _check_url(state, request.url, "stream.url")
     return StreamOrder(request.url, tuple(dict.fromkeys(request.tracks)), request.name, request.parameters)
 
 
-def _check_url(state: ApiState, url: str) -> None:
+def _check_url(state: ApiState, url: str, member: str) -> None:
     try:
         state.urls.check(url, ("ws", "wss"))
     except UrlNotAllowedError as error:
         state.counts["urls_refused"] += 1
-        raise Problem(422, "url-not-allowed", str(error), title="URL Not Allowed") from None
+        errors = [{"location": f"body.{member}", "message": str(error)}]
+        raise Problem(422, "url-not-allowed", str(error), title="URL Not Allowed", errors=errors) from None

@@ -46,6 +46,15 @@ class EventStream(EventSourceResponse):
             self._state.watchers -= 1
 
 
+_EXAMPLE = """\
+id: 19cab2c8c00-17
+event: dtmf.received
+data: {"type":"dtmf.received","call_id":"CA5f0c6a0e1d9b4c7f8a2e3b4c5d6e7f80","at":1772366405.12,"number":17,\
+"data":{"digit":"5","source":"rfc4733"}}
+
+"""
+
+
 @router.get(
     "",
     status_code=200,
@@ -55,7 +64,7 @@ class EventStream(EventSourceResponse):
         200: {
             "description": "A stream without an end. `event` is the type, `data` an Event as JSON, `id` for "
             'Last-Event-ID. An event `lost` with `{"lost": 3}` tells how many a slow subscriber has missed.',
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
         },
         **problem_responses(401, 403, 422, 429, 503),
     },

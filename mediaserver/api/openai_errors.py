@@ -71,12 +71,17 @@ def error_document(message: str, kind: str, code: str | None = None, param: str 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _response(problem: Problem) -> JSONResponse:
+def error_of(problem: Problem) -> dict[str, Any]:
+    """A problem, told OpenAI's way."""
     status = problem.status_code
     kind = _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
     param = problem.extensions.get("param")
     code = _CODES.get(problem.slug, problem.slug)
-    return JSONResponse(error_document(str(problem.detail), kind, code, param), status, problem.headers)
+    return error_document(str(problem.detail), kind, code, param)
+
+
+def _response(problem: Problem) -> JSONResponse:
+    return JSONResponse(error_of(problem), problem.status_code, problem.headers)
 
 
 def _of_validation(error: RequestValidationError) -> Problem:

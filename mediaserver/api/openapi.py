@@ -1,4 +1,4 @@
-"""The OpenAPI document: every operation with all its errors, as problem details."""
+"""The OpenAPI document: every operation with all its errors, as problem details, and with examples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from mediaserver import __version__
+from mediaserver.api.openapi_examples import add_examples
 from mediaserver.api.problems import MEDIA_TYPE, PROBLEM_SCHEMA
 
 DESCRIPTION = """\
@@ -33,6 +34,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": "Chosen by the client, for one request: sent again, it gets the first answer.",
+    "example": "reminder-17",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
@@ -51,6 +53,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 _complete(path, method, operation)
+                add_examples(path, method, operation, schemas)
         app.openapi_schema = made
     return app.openapi_schema
 

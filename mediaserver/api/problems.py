@@ -102,11 +102,17 @@ def problem_of_refusal(error: RefusedError) -> Problem:
 def problem_of_validation(error: RequestValidationError | WebSocketRequestValidationError) -> Problem:
     """Where the request is wrong and how; what was sent is not repeated: it may be a caller's text."""
     problems = error.errors()
-    errors = [{"location": _location(each["loc"]), "message": str(each["msg"])} for each in problems[:MAX_ERRORS]]
+    errors = [{"location": _location(each["loc"]), "message": _message(each)} for each in problems[:MAX_ERRORS]]
     if any(each["type"] == "json_invalid" for each in problems):
         return Problem(400, "malformed-json", "the body is not valid JSON", errors=errors)
     where = ", ".join(each["location"] for each in errors[:3])
     return Problem(422, "invalid-request", f"not valid: {where}", errors=errors)
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    if error["type"] == "model_attributes_type" and tuple(error["loc"]) == ("body",):
+        return "is no JSON object, or came without Content-Type: application/json"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _location(parts: Sequence[object]) -> str:

@@ -31,36 +31,6 @@ class Speech(BaseModel):
 class Call(BaseModel):
     """A call, as it is now."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "CA5f0c6a0e1d9b4c7f8a2e3b4c5d6e7f80",
-                    "sip_call_id": "a84b4c76e66710@pbx.example",
-                    "direction": "inbound",
-                    "state": "answered",
-                    "from": "sip:alice@pbx.example",
-                    "to": "sip:tts@192.0.2.5",
-                    "trunk": "pbx",
-                    "started_at": 1772366400.0,
-                    "answered_at": 1772366400.12,
-                    "ended_at": None,
-                    "end_reason": None,
-                    "codec": "PCMU",
-                    "engine": "embedded",
-                    "voice": None,
-                    "held_by_us": False,
-                    "agent_url": None,
-                    "speech": [{"utterance": 1, "state": "speaking", "text": "Hello.", "mark": None, "played_ms": 240}],
-                    "quality": {"mos_in": 4.4},
-                    "counts": {"rtp_packets_sent": 250},
-                    "first_audio_ms": 61.0,
-                    "parameters": {},
-                }
-            ]
-        }
-    )
-
     id: Annotated[str, Field(pattern="^CA[0-9a-f]{32}$")]
     sip_call_id: str
     direction: Direction

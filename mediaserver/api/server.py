@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import stat
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from mediaserver.config import Config
 
 _log = structlog.get_logger("api")
 
+NO_TOKENS = "nobody may use it yet: chatterline tokens add NAME --scope SCOPE"
 UNIX = "unix:"
 SOCKET_MODE = 0o660
 BACKLOG = 256
@@ -100,7 +102,7 @@ class ApiServer:
             _log.info("api_ready", address=self.address, tokens=len(tokens))
             if not tokens:
                 path = tokens_path(self.state.config)
-                _log.warning("api_has_no_tokens", file=str(path), text="nobody may use it: chatterline tokens add")
+                _log.warning("api_has_no_tokens", file=str(path), text=NO_TOKENS)
 
     async def close(self) -> None:
         """Take no more requests, end what is under way, and stop what is attached. Idempotent."""
@@ -165,12 +167,22 @@ class ApiServer:
         )
         try:
             config.load()
-        except OSError as error:  # which does not name the file
-            raise OSError(f"[api] tls_certificate or tls_key cannot be used: {error}") from None
+        except OSError as error:
+            raise OSError(_why_no_tls(self._config, error)) from None
         self._http = _Uvicorn(config)
         self._serving = asyncio.create_task(self._http.serve([self._listener]), name="api")
         await self._http.ready.wait()
         self._address = _address_of(self._listener, "https" if self._config.tls_certificate else "http")
+
+
+def _why_no_tls(config: ApiConfig, error: OSError) -> str:
+    """Python's errors do not name the file."""
+    for key, path in (("tls_certificate", config.tls_certificate), ("tls_key", config.tls_key)):
+        try:
+            Path(path).open("rb").close()
+        except OSError as unreadable:
+            return f"[api] {key} cannot be read: {path}: {unreadable.strerror}"
+    return f"[api] tls_certificate or tls_key cannot be used: {error}"
 
 
 class _Uvicorn(uvicorn.Server):
@@ -208,7 +220,9 @@ def open_listener(config: ApiConfig) -> socket.socket:
     try:
         return _open_unix(Path(config.socket)) if config.socket else _open_tcp(config)
     except OSError as error:
-        raise OSError(f"[api] cannot listen on {where}: {error.strerror or error}") from None
+        taken = error.errno == errno.EADDRINUSE and not config.socket
+        hint = "; choose another [api] port, or 0 for none" if taken else ""
+        raise OSError(f"[api] cannot listen on {where}: {error.strerror or error}{hint}") from None
 
 
 def _open_tcp(config: ApiConfig) -> socket.socket:

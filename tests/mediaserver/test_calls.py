@@ -580,7 +580,7 @@ async def test_drain_takes_no_calls_and_waits_for_the_running(caller: Caller) ->
     await asyncio.sleep(0)
     caller.receive(make_request("INVITE", call_id="late", body=caller.sdp()))
     response = await caller.response()
-    assert (response.code, response.phrase) == (503, "Server Is Shutting Down")
+    assert (response.code, response.phrase) == (503, "Server Is Draining")
     assert not draining.done()
     assert await caller.speech(0.4) == as_heard("one", "two")
     await caller.request("BYE")

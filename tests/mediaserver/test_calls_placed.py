@@ -259,7 +259,7 @@ class TestNoCall:
             first.hang_up()
             calls.begin_drain()
             assert calls.draining
-            with pytest.raises(RefusedError, match="Shutting Down"):
+            with pytest.raises(RefusedError, match="Draining"):
                 callee.place("one")
             calls.end_drain()
             callee.place("one").hang_up()

@@ -111,7 +111,7 @@ async def test_a_draining_server_takes_no_calls_and_is_watched(service: Service)
     refused = await service.answer(make_request("OPTIONS"))
     while b"CSeq: 1 OPTIONS" not in refused:  # the 200 of the call is being sent again
         refused = await service.answer(make_request("OPTIONS"))
-    assert refused.startswith(b"SIP/2.0 503 Server Is Shutting Down")
+    assert refused.startswith(b"SIP/2.0 503 Server Is Draining")
     assert b"Retry-After: " in refused
     service.process.send_signal(signal.SIGTERM)  # the second time: at once
     code, log = await service.ended()
@@ -217,14 +217,19 @@ async def test_an_address_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch)
         server = Server(Config(api={"port": port}))  # type: ignore[arg-type]
         monkeypatch.setattr(server.engine, "start", nothing)
         monkeypatch.setattr(server.engine, "stop", nothing)
-        with pytest.raises(StartError, match=rf"^\[api\] cannot listen on 127.0.0.1:{port}: Address already in use"):
+        with pytest.raises(
+            StartError, match=rf"^\[api\] cannot listen on 127.0.0.1:{port}: Address already in use;.* port"
+        ):
             await server.run()
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"api": {"tls_certificate": "/none.pem", "tls_key": "/none.pem"}}, "[api] tls_certificate or tls_key cannot"),
+        (
+            {"api": {"tls_certificate": "/none.pem", "tls_key": "/none.pem"}},
+            "[api] tls_certificate cannot be read: /none.pem: No such file",
+        ),
         ({"webhooks": {"url": "http://a.example/", "secret": "s", "spool_dir": "/dev/null/x"}}, "[webhooks] /dev/null"),
     ],
 )

@@ -138,7 +138,8 @@ def _as_problems() -> Iterator[None]:
     try:
         yield
     except UrlNotAllowedError as error:
-        raise Problem(422, "url-not-allowed", str(error)) from None
+        errors = [{"location": "body.url", "message": str(error)}]
+        raise Problem(422, "url-not-allowed", str(error), title="URL Not Allowed", errors=errors) from None
     except TooManyStreamsError as error:
         raise Problem(409, "too-many-streams", str(error)) from None
     except NameTakenError as error:

@@ -349,7 +349,7 @@ class FakeCalls:
         if order.trunk not in self.trunks:
             raise RefusedError(404, f"There Is No Trunk {order.trunk}")
         if self.draining:
-            raise RefusedError(503, "Server Is Shutting Down", (("Retry-After", "10"),))
+            raise RefusedError(503, "Server Is Draining", (("Retry-After", "10"),))
         self.orders.append(order)
         call = FakeCall(
             self.hub,

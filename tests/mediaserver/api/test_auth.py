@@ -81,6 +81,18 @@ async def test_each_operation_needs_its_scope_and_no_other_helps(state: ApiState
     assert state.counts["forbidden"] > 0
 
 
+async def test_who_has_no_token_is_told_how_to_come_by_one(state: ApiState) -> None:
+    """Only as long as there is none: then it is the operator who asks."""
+    async with client_of(state, None) as client:
+        before = (await client.get("/v1/calls")).json()["detail"]
+        token_of(state, "admin")
+        after = (await client.get("/v1/calls")).json()["detail"]
+        wrong = (await client.get("/v1/calls", headers=bearer("ctl_wrong"))).json()["detail"]
+    assert before.endswith("there is none yet: chatterline tokens add NAME --scope SCOPE")
+    assert after == "a token is needed, as Authorization: Bearer ctl_..."
+    assert wrong == "the token is unknown or has expired"
+
+
 @pytest.mark.parametrize(
     "header",
     [

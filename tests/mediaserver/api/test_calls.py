@@ -337,7 +337,8 @@ class TestPlace:
         self, client: httpx.AsyncClient, calls: FakeCalls, state: ApiState, more: dict[str, Any]
     ) -> None:
         response = await client.post("/v1/calls", json={"to": "a", "trunk": "pbx", **more})
-        problem(response, 422, "url-not-allowed")
+        (error,) = problem(response, 422, "url-not-allowed")["errors"]
+        assert error["location"] in ("body.agent_url", "body.stream.url")
         assert calls.calls == []
         assert state.counts["urls_refused"] == 1
 

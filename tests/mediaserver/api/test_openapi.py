@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -74,10 +75,41 @@ async def test_every_post_takes_an_idempotency_key(documented: dict[str, Any]) -
             assert names.count("Idempotency-Key") == 1, path
 
 
-async def test_requests_have_examples(documented: dict[str, Any]) -> None:
-    schemas = documented["components"]["schemas"]
-    for name in ("PlaceRequest", "SayRequest", "Call", "Said"):
-        assert schemas[name]["examples"], name
+AUDIO = "audio/"
+
+
+async def test_everything_has_examples_that_fit_its_schema(documented: dict[str, Any]) -> None:
+    """Requests, answers and errors of every operation; speech is audio, of which there are none."""
+    seen = 0
+    for path, operations in documented["paths"].items():
+        for method, operation in operations.items():
+            bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for kind, content in (item for body in bodies for item in body.get("content", {}).items()):
+                where = (method, path, kind)
+                named = [example["value"] for example in content.get("examples", {}).values()]
+                examples = named or [content["example"]] if "example" in content or named else []
+                assert bool(examples) != kind.startswith(AUDIO), where
+                validator = jsonschema_rs.validator_for({**content["schema"], "components": documented["components"]})
+                for example in examples:
+                    assert not [error.message for error in validator.iter_errors(example)], where
+                    seen += 1
+    assert seen > 150
+
+
+async def test_an_errors_example_is_of_its_status(documented: dict[str, Any]) -> None:
+    for path, operations in documented["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                example = response.get("content", {}).get(MEDIA_TYPE, {}).get("example")
+                if example is not None:
+                    assert example["status"] == int(status), (method, path)
+                    assert "{" not in example["instance"], (method, path)
+
+
+async def test_operations_have_names_for_generated_clients(documented: dict[str, Any]) -> None:
+    names = [operation["operationId"] for path in documented["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names))
+    assert {"place_call", "say", "hang_up", "begin_stream", "create_speech", "enrol_voice"} <= set(names)
 
 
 async def test_examples_are_taken(client: httpx.AsyncClient, calls: FakeCalls, documented: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+import httpx
 import pytest
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given, settings
@@ -100,6 +101,25 @@ def test_what_was_sent_is_not_told_again() -> None:
     problem = problem_of_validation(error)
     assert problem.detail == "not valid: body.text"
     assert problem.extensions == {"errors": [{"location": "body.text", "message": "Input should be a string"}]}
+
+
+async def test_a_forgotten_content_type_is_told(client: httpx.AsyncClient) -> None:
+    """curl sends a form unless it is told otherwise."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = (await client.post("/v1/calls", content='{"to": "a", "trunk": "self"}', headers=form)).json()
+    (error,) = answer["errors"]
+    assert error == {
+        "location": "body",
+        "message": "is no JSON object, or came without Content-Type: application/json",
+    }
+    (error,) = (await client.post("/v1/calls", json=[])).json()["errors"]
+    assert error["message"].startswith("is no JSON object")
+
+
+async def test_messages_are_ours_not_the_librarys(client: httpx.AsyncClient) -> None:
+    both = {"to": "a", "trunk": "self", "text": "a", "ssml": "<speak>a</speak>"}
+    answer = (await client.post("/v1/calls", json=both)).json()
+    assert answer["errors"] == [{"location": "body", "message": "text and ssml exclude each other"}]
 
 
 @settings(max_examples=30)
