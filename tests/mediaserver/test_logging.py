@@ -57,3 +57,31 @@ def test_console() -> None:
 def test_the_callers_text_shows_at_debug_only(form: str) -> None:
     assert "secret words" not in "\n".join(lines("info", form))
     assert "secret words" in "\n".join(lines("debug", form))
+
+
+THREADS = """
+import logging, sys, threading, structlog
+from mediaserver.config import LogConfig
+from mediaserver.logging import configure
+sys.setswitchinterval(1e-6)
+configure(LogConfig(format="json"))
+start = threading.Barrier(2)
+def ours():
+    start.wait()
+    for number in range(500):
+        structlog.get_logger("call").info("ours", number=number)
+def theirs():
+    start.wait()
+    for number in range(500):
+        logging.getLogger("library").info("theirs %d", number)
+threads = [threading.Thread(target=target) for target in (ours, theirs)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_lines_of_two_threads_stay_apart() -> None:
+    result = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60, check=True)
+    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert len(events) == 1000
+    assert events.count("ours") == 500
