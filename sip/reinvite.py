@@ -96,7 +96,10 @@ class Reinvites:
         self._closed = True
         self._stop_timers()
         current, self._current = self._current, None
-        self._request = None
+        request, self._request = self._request, None
+        if request is not None:
+            # It may be answered yet, and a 2xx needs its ACK; but after a provisional response nothing ends the wait.
+            self._clock.call_at(self._clock.time() + self._timers.timeout, request.abandon)
         waiting = list(self._waiting)
         self._waiting.clear()
         for reinvite in ([current] if current is not None else []) + waiting:
@@ -106,6 +109,9 @@ class Reinvites:
         """Close without a word to anyone."""
         self._waiting.clear()
         self._current = None
+        if self._request is not None:
+            self._request.abandon()
+            self._request = None
         self.close()
 
     def release(self) -> None:

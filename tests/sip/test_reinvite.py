@@ -96,6 +96,26 @@ async def test_481_ends_the_session(bench: Bench, results: Results) -> None:
     assert (await bench.take_request()).method == "BYE"
 
 
+@pytest.mark.parametrize("late", [0, 200, 487])
+async def test_one_that_got_100_does_not_outlive_its_session(bench: Bench, results: Results, late: int) -> None:
+    """Nothing else would end its transaction; an answer that comes all the same is acknowledged."""
+    session, _, _ = await bench.place_answered()
+    session.reinvite(lambda: b"o", SDP, lambda *result: results.append(result))
+    invite = await bench.take_request()
+    bench.receive(answer(invite, 100))
+    session.hang_up()
+    assert results == [(481, b"")]
+    bye = await bench.take_request()
+    if late:
+        assert only_request(bench.receive(answer(invite, late, headers=CONTACT))).method == "ACK"
+    bench.receive(answer(bye, 200))
+    for _ in range(3):
+        bench.clock.advance(33.0)
+    assert bench.transport.take() == []
+    assert not bench.agent._layer.clients
+    assert results == [(481, b"")]
+
+
 @pytest.mark.parametrize("trying", [False, True])
 async def test_no_answer_ends_the_session(bench: Bench, results: Results, trying: bool) -> None:
     """Also of a peer that says 100 and nothing more."""
