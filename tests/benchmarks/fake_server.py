@@ -7,6 +7,7 @@ as the real server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
@@ -197,6 +198,9 @@ class FakeServer(asyncio.DatagramProtocol):
             leg.media.cancel()
         for sock in {leg.sock, leg.rtcp} - {None}:
             asyncio.get_running_loop().remove_reader(sock)
+            with contextlib.suppress(BlockingIOError):  # what came before the BYE, the last report among it
+                while True:
+                    self._read_uplink(sock)
             sock.close()
         leg.sock = leg.rtcp = None
 
