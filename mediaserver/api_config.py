@@ -5,20 +5,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from mediaserver.call.events import matching_types
+from mediaserver.config_section import Network, Section, networks_like, require_ip
 from mediaserver.config_url import require_url, require_websocket_url
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Megabytes = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ApiConfig(_Section):
+class ApiConfig(Section):
     """[api]: HTTP and WebSocket control; docs/control-api.md."""
 
     host: str = "127.0.0.1"
@@ -46,14 +42,8 @@ class ApiConfig(_Section):
     allow_networks: tuple[Network, ...] = ()
     "Of addresses that are not public, those that such URLs may lead to."
 
-    @field_validator("host")
-    @classmethod
-    def _host_is_ip(cls, host: str) -> str:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise ValueError(f"{host!r} is not an IP address") from None
-        return host
+    _host_is_ip = field_validator("host")(require_ip)
+    _networks = field_validator("allow_networks", mode="before")(networks_like("10.0.0.0/8"))
 
     @field_validator("allow_urls")
     @classmethod
@@ -67,13 +57,6 @@ class ApiConfig(_Section):
                     f'{url!r} is not the beginning of a URL up to its path, such as "https://example.com/"'
                 )
         return urls
-
-    @field_validator("allow_networks", mode="before")
-    @classmethod
-    def _networks(cls, given: object) -> tuple[Network, ...]:
-        if not isinstance(given, list | tuple) or not all(isinstance(item, str | Network) for item in given):
-            raise ValueError('must be a list of networks, such as ["10.0.0.0/8"]')
-        return tuple(ipaddress.ip_network(item) for item in given)
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
@@ -89,7 +72,7 @@ class ApiConfig(_Section):
         return self
 
 
-class AgentConfig(_Section):
+class AgentConfig(Section):
     """[agent]: applications that speak on calls over a WebSocket; docs/agents.md."""
 
     url: str = ""
@@ -116,7 +99,7 @@ class AgentConfig(_Section):
     _url_is_websocket = field_validator("url")(require_websocket_url)
 
 
-class WebhookConfig(_Section):
+class WebhookConfig(Section):
     """[webhooks]: events posted to an application."""
 
     url: str = ""

@@ -13,7 +13,8 @@ import uvloop
 from mediaserver import __version__, cli_engine, cli_prompts, cli_tokens, cli_voices, logging
 from mediaserver.cli_models import fetch_model_command
 from mediaserver.cli_support import fail, read_config
-from mediaserver.config import TtsConfig, require_ip
+from mediaserver.config import TtsConfig
+from mediaserver.config_section import require_ip
 from mediaserver.engines import choose, make_engine
 from mediaserver.phone import PhoneError, place_call
 from sip.address import parse_uri

@@ -14,10 +14,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mediaserver.api_config import AgentConfig, ApiConfig, WebhookConfig
+from mediaserver.config_section import Network, Section, networks_like, require_ip
 from mediaserver.onnx_engine import OnnxConfig
 from mediaserver.trunk_config import TrunkConfig
 
@@ -27,27 +28,13 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=0, le=600_000)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 86_400)]
 BargeInPolicy = Literal["none", "speech", "digit", "either"]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(Exception):
     """What is wrong with the configuration, a line for each key."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def require_ip(host: str) -> str:
-    """The host, if it is a numeric IP address. Raises ValueError."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise ValueError(f"{host!r} is not an IP address") from None
-    return host
-
-
-class SipConfig(_Section):
+class SipConfig(Section):
     """[sip]"""
 
     host: str = "127.0.0.1"
@@ -57,14 +44,7 @@ class SipConfig(_Section):
     t1_ms: Annotated[int, Field(ge=10, le=10_000)] = 500
 
     _hosts_are_ips = field_validator("host")(require_ip)
-
-    @field_validator("allow", mode="before")
-    @classmethod
-    def _networks(cls, allow: object) -> tuple[Network, ...]:
-        """Said in words: pydantic's errors about its union of network types help nobody."""
-        if not isinstance(allow, list | tuple) or not all(isinstance(item, str | Network) for item in allow):
-            raise ValueError('must be a list of networks, such as ["10.0.0.0/8"]')
-        return tuple(ipaddress.ip_network(item) for item in allow)
+    _networks = field_validator("allow", mode="before")(networks_like("10.0.0.0/8"))
 
     @field_validator("advertised_host")
     @classmethod
@@ -72,7 +52,7 @@ class SipConfig(_Section):
         return None if not host else require_ip(host)
 
 
-class RtpConfig(_Section):
+class RtpConfig(Section):
     """[rtp]"""
 
     host: str | None = None
@@ -106,7 +86,7 @@ class RtpConfig(_Section):
         return self
 
 
-class DtmfConfig(_Section):
+class DtmfConfig(Section):
     """[dtmf]"""
 
     method: Literal["auto", "rfc4733", "info", "inband"] = "auto"
@@ -114,7 +94,7 @@ class DtmfConfig(_Section):
     duration_ms: Annotated[int, Field(ge=40, le=8000)] = 100
 
 
-class BargeInConfig(_Section):
+class BargeInConfig(Section):
     """[barge_in]"""
 
     policy: BargeInPolicy = "none"
@@ -125,7 +105,7 @@ class BargeInConfig(_Section):
     echo_guard: bool = True
 
 
-class CallsConfig(_Section):
+class CallsConfig(Section):
     """[calls]"""
 
     max_calls: Annotated[int, Field(ge=1, le=100_000)] = 200
@@ -145,14 +125,14 @@ class CallsConfig(_Section):
         return self
 
 
-class VoiceConfig(_Section):
+class VoiceConfig(Section):
     """[tts.voices.NAME]: a voice that callers can ask for by that name."""
 
     model: str = "heart"
     speed: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
 
 
-class ChatterboxConfig(_Section):
+class ChatterboxConfig(Section):
     """[tts.chatterbox]: what the engines `chatterbox` and `chatterbox-nano` need; see docs/chatterbox.md."""
 
     model: Annotated[str, Field(min_length=1)] = "ResembleAI/chatterbox-turbo"
@@ -209,7 +189,7 @@ def _is_device(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d{1,2})?", name) is not None
 
 
-class PromptsConfig(_Section):
+class PromptsConfig(Section):
     """[tts.prompts]: speech that is synthesised once; see docs/prompts.md."""
 
     memory_mb: Annotated[int, Field(ge=0, le=100_000)] = 64
@@ -217,7 +197,7 @@ class PromptsConfig(_Section):
     dir_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 512
 
 
-class TtsConfig(_Section):
+class TtsConfig(Section):
     """[tts]"""
 
     engine: Literal["auto", "embedded", "chatterbox", "chatterbox-nano", "chatterbox-onnx"] = "auto"
@@ -238,14 +218,14 @@ class TtsConfig(_Section):
         return self
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """[log]"""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
 
 
-class MetricsConfig(_Section):
+class MetricsConfig(Section):
     """[metrics]: Prometheus; port 0 is off."""
 
     host: str = "127.0.0.1"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from mediaserver.config_section import Network, Section, networks_like
 from mediaserver.config_url import require_websocket_url
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-
-class TrunkConfig(BaseModel):
+class TrunkConfig(Section):
     """One SIP peer: a PBX, a carrier, a proxy."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: Annotated[str, Field(min_length=1)]
     "Name or address that INVITEs go to."
@@ -42,13 +38,7 @@ class TrunkConfig(BaseModel):
     "customParameters of the agent's setup and of the stream's start."
 
     _urls = field_validator("agent_url", "stream_url")(require_websocket_url)
-
-    @field_validator("networks", mode="before")
-    @classmethod
-    def _networks(cls, given: object) -> tuple[Network, ...]:
-        if not isinstance(given, list | tuple) or not all(isinstance(item, str | Network) for item in given):
-            raise ValueError('must be a list of networks, such as ["192.0.2.10/32"]')
-        return tuple(ipaddress.ip_network(item) for item in given)
+    _networks = field_validator("networks", mode="before")(networks_like("192.0.2.10/32"))
 
     @model_validator(mode="after")
     def _password_has_a_user(self) -> Self:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from mediaserver.api_config import Network
+from mediaserver.config_section import Network
 
 if TYPE_CHECKING:
     import httpx

@@ -120,31 +120,13 @@ def _every(_event: CallEvent) -> bool:
     return True
 
 
-class EventHub:
-    """The events of all calls of this node. Everything belongs to the event loop."""
+class Listeners:
+    """Those who are told of events at once, in the order in which they came."""
 
-    def __init__(self, history: int = 1000) -> None:
-        """history: how many events are kept for subscribers that come back."""
-        self.published = 0
+    def __init__(self) -> None:
         self._listeners: list[Listener] = []
-        self._subscriptions: list[Subscription] = []
-        self._history: deque[CallEvent] = deque(maxlen=history)
 
-    def publish(self, event: CallEvent) -> CallEvent:
-        """Tell everybody; returns the event with its number."""
-        self.published += 1
-        numbered = CallEvent(event.type, event.call_id, event.data, event.at, self.published)
-        self._history.append(numbered)
-        for listener in tuple(self._listeners):
-            try:
-                listener(numbered)
-            except Exception:  # noqa: BLE001 - whatever a listener does wrong, the call goes on
-                _log.exception("event_listener_failed", event_type=event.type)
-        for subscription in tuple(self._subscriptions):
-            subscription.put(numbered)
-        return numbered
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
+    def add(self, listener: Listener) -> Callable[[], None]:
         """Have `listener` called with each event, until what is returned is called."""
         self._listeners.append(listener)
 
@@ -153,6 +135,41 @@ class EventHub:
                 self._listeners.remove(listener)
 
         return stop
+
+    def tell(self, event: CallEvent) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - whatever a listener does wrong, the call goes on
+                _log.exception("event_listener_failed", event_type=event.type)
+
+    def clear(self) -> None:
+        self._listeners.clear()
+
+
+class EventHub:
+    """The events of all calls of this node. Everything belongs to the event loop."""
+
+    def __init__(self, history: int = 1000) -> None:
+        """history: how many events are kept for subscribers that come back."""
+        self.published = 0
+        self._listeners = Listeners()
+        self._subscriptions: list[Subscription] = []
+        self._history: deque[CallEvent] = deque(maxlen=history)
+
+    def publish(self, event: CallEvent) -> CallEvent:
+        """Tell everybody; returns the event with its number."""
+        self.published += 1
+        numbered = CallEvent(event.type, event.call_id, event.data, event.at, self.published)
+        self._history.append(numbered)
+        self._listeners.tell(numbered)
+        for subscription in tuple(self._subscriptions):
+            subscription.put(numbered)
+        return numbered
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener` called with each event, until what is returned is called."""
+        return self._listeners.add(listener)
 
     def subscribe(self, wanted: Callable[[CallEvent], bool] = _every, *, after: int | None = None) -> Subscription:
         """The events from now on; after: from the one behind that number, as far back as the history goes."""
