@@ -25,8 +25,9 @@ from tts_engine.chatterbox.enrol import Encoders, Enrolment, EnrolmentError, enr
 from tts_engine.chatterbox.voice import Voice
 from tts_engine.chatterbox.voice_file import VoiceMetadata
 from tts_engine.chatterbox.voice_store import VoiceStore
-from tts_engine.embedded.model import MODEL_RATE, load_models
-from tts_engine.resample import Samples
+from tts_engine.embedded.model import load_models, speak
+from tts_engine.embedded.waveform import FULL_RATE as SPEECH_RATE
+from tts_engine.resample import FULL_SCALE, Samples
 
 torchaudio_stand_in.install()
 
@@ -71,7 +72,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         save_file(weights, model / "s3gen_meanflow.safetensors")
         encoders = load_encoders(model)
         speech = _speech()
-        yield Workshop(model, encoders, reference, speech, enrol(speech[: 12 * MODEL_RATE], encoders))
+        yield Workshop(model, encoders, reference, speech, enrol(speech[: 12 * SPEECH_RATE], encoders))
 
 
 def _reference() -> Any:
@@ -117,10 +118,9 @@ def _settle_batch_norms(module: torch.nn.Module) -> None:
 
 def _speech() -> Samples:
     model = load_models({"heart"})["heart"]
-    rng = np.random.default_rng(5)
-    pieces = [model.infer(piece, 1.0, rng) for text in SENTENCES for piece in model.phonemize(text)]
-    speech = np.concatenate(pieces).astype(np.float32)
-    assert len(speech) > 12 * MODEL_RATE
+    pcm = b"".join(piece.pcm for text in SENTENCES for piece in speak(model, text, 1.0, SPEECH_RATE, 5))
+    speech: Samples = np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
+    assert len(speech) > 12 * SPEECH_RATE
     return speech
 
 
@@ -150,7 +150,7 @@ def test_a_clip_of_12_s_gives_the_reference_conditioning(
     # Stereo at 44.1 kHz in 16 bits: reading, mixing and resampling have to agree too.
     import soxr
 
-    mono = soxr.resample(workshop.speech[: 12 * MODEL_RATE], MODEL_RATE, 44_100)
+    mono = soxr.resample(workshop.speech[: 12 * SPEECH_RATE], SPEECH_RATE, 44_100)
     file = tmp_path / "clip.wav"
     soundfile.write(file, np.stack([mono, 0.6 * mono], axis=1), 44_100, subtype="PCM_16")
 
@@ -167,14 +167,14 @@ def test_a_short_odd_clip_gives_the_reference_conditioning(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "clip.flac"
-    soundfile.write(file, workshop.speech[: int(6.487 * MODEL_RATE)], MODEL_RATE)
+    soundfile.write(file, workshop.speech[: int(6.487 * SPEECH_RATE)], SPEECH_RATE)
     voice = enrol(read_clip(file).samples, workshop.encoders).voice
     _assert_equal(voice, _reference_conds(workshop, file, monkeypatch))
     assert len(voice.flow_prompt_mel) == 2 * len(voice.flow_prompt_tokens) == 324
 
 
 def test_a_shorter_prompt_shortens_the_flows_prompt_alone(workshop: Workshop, tmp_path: Path) -> None:
-    speech = workshop.speech[: 12 * MODEL_RATE]
+    speech = workshop.speech[: 12 * SPEECH_RATE]
     full = workshop.full
     short = enrol(speech, workshop.encoders, prompt_seconds=3.0)
     assert short.voice.prompt_seconds == 3.0
@@ -191,7 +191,7 @@ def test_a_shorter_prompt_shortens_the_flows_prompt_alone(workshop: Workshop, tm
 
 
 def test_loudness_of_the_clip_does_not_matter(workshop: Workshop) -> None:
-    speech = workshop.speech[: 3 * MODEL_RATE]
+    speech = workshop.speech[: 3 * SPEECH_RATE]
     loud, quiet = (enrol(gain * speech, workshop.encoders, 2.0) for gain in (1.0, 0.1))
     assert loud.loudness - quiet.loudness == pytest.approx(20.0, abs=0.05)
     torch.testing.assert_close(loud.voice.flow_prompt_mel, quiet.voice.flow_prompt_mel, atol=1e-2, rtol=0)
@@ -235,7 +235,7 @@ def test_the_command_makes_a_voice_that_serving_can_read(
 
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     clip = tmp_path / "anna.ogg"
-    soundfile.write(clip, workshop.speech[: 8 * MODEL_RATE], MODEL_RATE)
+    soundfile.write(clip, workshop.speech[: 8 * SPEECH_RATE], SPEECH_RATE)
     arguments = ["add", "anna", str(clip), "--model", str(workshop.model), "--prompt-seconds", "4"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

@@ -17,8 +17,8 @@ import torch
 
 from tts_engine.chatterbox import torchaudio_stand_in
 from tts_engine.chatterbox.watermark import Watermarker
-from tts_engine.embedded.model import load_models
-from tts_engine.resample import Samples, to_pcm16
+from tts_engine.embedded.model import load_models, speak
+from tts_engine.resample import FULL_SCALE, Samples, to_pcm16
 
 RATE = 24_000
 
@@ -75,12 +75,9 @@ def watermarker() -> Watermarker:
 def speech() -> Samples:
     """Whole speech tokens of 960 samples, as the vocoder gives."""
     model = load_models({"heart"})["heart"]
-    rng = np.random.default_rng(5)
-    pieces = [
-        model.infer(piece, 1.0, rng)
-        for piece in model.phonemize("Your appointment is on Monday at ten in the morning; please come a little early.")
-    ]
-    samples = np.concatenate(pieces).astype(np.float32)
+    text = "Your appointment is on Monday at ten in the morning; please come a little early."
+    pcm = b"".join(piece.pcm for piece in speak(model, text, 1.0, RATE, 5))
+    samples = np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
     return samples[: len(samples) // 960 * 960]
 
 

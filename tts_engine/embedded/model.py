@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hibari import SAMPLE_RATE as MODEL_RATE
-from hibari import dsp
 from hibari.g2p import ASSETS
 from hibari.voices import BASE_URL, VOICES, voice_path
 
-from tts_engine.embedded import narrowband
 from tts_engine.embedded.g2p import load_g2p
 from tts_engine.embedded.ipa import to_alphabet
-from tts_engine.embedded.onnx import open_session
-from tts_engine.embedded.silence import trim_start
-from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, cut_first, sentences
+from tts_engine.embedded.network import Network
+from tts_engine.embedded.rendering import Rendering, audible_parts
+from tts_engine.embedded.text import MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES, cut, sentences
+from tts_engine.embedded.waveform import NARROW, WIDE, Band
 from tts_engine.errors import EngineError
 from tts_engine.pooled_stream import Piece
-from tts_engine.resample import Resampler, Samples, to_pcm16
+from tts_engine.resample import Resampler, to_pcm16
 
-NARROW_RATE = narrowband.RATE
 NARROW_BAND = 8000
-"Up to this sample rate, speech is made at NARROW_RATE."
+"Up to this sample rate, speech is made at half of the model's own."
 
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
 
@@ -51,8 +48,8 @@ class EmbeddedVoice:
 class VoiceModel:
     """The network of one voice, with the phoneme alphabet and the G2P of its accent."""
 
-    def __init__(self, session: Any, g2p: Any, vocabulary: Mapping[str, int]) -> None:
-        self._session = session
+    def __init__(self, network: Network, g2p: Any, vocabulary: Mapping[str, int]) -> None:
+        self._network = network
         self._g2p = g2p
         self._vocabulary = vocabulary
 
@@ -70,14 +67,10 @@ class VoiceModel:
             return None
         return cut(phonemes, MAX_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
 
-    def infer(self, phonemes: str, speed: float, rng: np.random.Generator, *, narrow: bool = False) -> Samples:
-        """Float samples at MODEL_RATE, or at NARROW_RATE. `rng` gives the noise of breath and fricatives."""
-        ids = [0, *(self._vocabulary[symbol] for symbol in phonemes), 0]
-        outputs = self._session.run(
-            None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
-        )
-        synthesise: Callable[..., Samples] = narrowband.synthesise if narrow else dsp.synth
-        return synthesise(*(output[0] for output in outputs), rng)
+    def render(self, phonemes: str, speed: float, band: Band, rng: np.random.Generator) -> Rendering:
+        """Begin to speak a piece. `rng` gives the noise of breath and fricatives."""
+        ids = np.asarray([0, *(self._vocabulary[symbol] for symbol in phonemes), 0], np.int64)
+        return Rendering(self._network, ids, speed, band, rng)
 
 
 def pace(speed: float, rate: float) -> float:
@@ -88,7 +81,7 @@ def pace(speed: float, rate: float) -> float:
 def speak(
     model: VoiceModel, text: str, speed: float, sample_rate: int, seed: int, phonemes: str | None = None
 ) -> Iterator[Piece]:
-    """Speak a text piece by piece; each step does no more than its piece needs.
+    """Speak a text part by part; each step does no more than its part needs, and the first is a short one.
 
     phonemes: how all of it is pronounced, in IPA; where the voice cannot, the text is spoken.
 
@@ -96,9 +89,8 @@ def speak(
     the same samples. What hibari raises about a sentence comes through once the others have been spoken.
     """
     rng = np.random.default_rng(seed)
-    narrow = sample_rate <= NARROW_BAND
-    rate = NARROW_RATE if narrow else MODEL_RATE
-    resampler = Resampler(rate, sample_rate)
+    band = NARROW if sample_rate <= NARROW_BAND else WIDE
+    resampler = Resampler(band.rate, sample_rate)
     remaining = _phrases(model, text, phonemes)
     spoken = False
     failure: Exception | None = None
@@ -108,15 +100,14 @@ def speak(
         except Exception as error:  # noqa: BLE001 - whatever G2P stumbles over: the other sentences are still said
             failure = failure or error
             continue
-        if pieces and not spoken:
-            pieces[:1] = [piece for piece in cut_first(pieces[0]) if piece.strip(_PAUSE)]
         while pieces:
-            samples = trim_start(model.infer(pieces.pop(0), speed, rng, narrow=narrow), rate)
-            final = not pieces and not remaining and failure is None
-            spoken = True
-            yield Piece(to_pcm16(resampler.process(samples, final=final)), final)
-            if final:
-                return
+            rendering = model.render(pieces.pop(0), speed, band, rng)
+            for samples in audible_parts(rendering, soon=not spoken):
+                spoken = True
+                final = not (rendering.frames_left or pieces or remaining or failure)
+                yield Piece(to_pcm16(resampler.process(samples, final=final)), final)
+                if final:
+                    return
     if spoken:
         yield Piece(to_pcm16(resampler.flush()), final=failure is None)
     if failure is not None:
@@ -154,9 +145,9 @@ def _model_path(name: str) -> str:
     return path
 
 
-def _open(name: str, path: str) -> Any:
+def _open(name: str, path: str) -> Network:
     try:
-        return open_session(path)
-    # ONNX Runtime's exceptions share no base but Exception.
+        return Network(path, (NARROW, WIDE))
+    # ONNX's and ONNX Runtime's exceptions share no base but Exception.
     except Exception as error:
         raise EngineError(f"the model of voice {name!r} at {path} cannot be loaded: {error}") from error

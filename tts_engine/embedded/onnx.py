@@ -7,8 +7,8 @@ import onnxruntime  # type: ignore[import-untyped]
 _ERROR = 3
 
 
-def open_session(path: str) -> onnxruntime.InferenceSession:
-    """A CPU session; any number of threads may run it at once, each on its own core.
+def open_session(model: str | bytes) -> onnxruntime.InferenceSession:
+    """A CPU session of a model: its path, or its bytes. Any number of threads may run it, each on its own core.
 
     Without the arena and without memory patterns: both keep the largest buffers ever used, the patterns once for
     every length of input. Measured, it costs no time.
@@ -18,4 +18,4 @@ def open_session(path: str) -> onnxruntime.InferenceSession:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = _ERROR
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -20,11 +20,8 @@ MAX_NUMBER_DIGITS = 15
 "A longer number is read digit by digit: hibari has no names for numbers of 40 digits, and nobody hears them as one."
 
 MAX_CLAUSES_PHONEMES = 100
-"""A sentence with more is cut after one of its clauses. Memory of an inference and time to its first sample grow
-with its length, 4 MB and 10 ms for each second of speech (about 16 phonemes)."""
-
-FIRST_CLAUSES_PHONEMES = 48
-"""Of the first piece of an utterance, which somebody waits for: about 3 s of speech, which took 30 ms instead of 45."""
+"""A sentence with more is cut after one of its clauses. Time to its first sample grows with its length, 2 ms for each
+second of speech (about 16 phonemes)."""
 
 MAX_PIECE_PHONEMES = 160
 "A clause with more is cut between words, at the cost of its intonation."
@@ -70,12 +67,6 @@ def cut(text: str, limit: int, clause_limit: int) -> list[str]:
         return [text]
     parts = [part for clause in _CLAUSE_END.split(text) for part in _cut_clause(clause, clause_limit)]
     return _pack(parts, limit)
-
-
-def cut_first(piece: str) -> list[str]:
-    """The first piece of an utterance, and what is left of it: cut after a clause, if it has several."""
-    first, *rest = cut(piece, FIRST_CLAUSES_PHONEMES, MAX_PIECE_PHONEMES)
-    return [first, " ".join(rest)] if rest else [first]
 
 
 def _cut_clause(clause: str, limit: int) -> list[str]:

@@ -11,6 +11,7 @@ import tts_engine.embedded.engine as engine_module
 from tests.sentences import TELEPHONE_SENTENCES
 from tts_engine.embedded import EmbeddedEngine, EmbeddedVoice
 from tts_engine.embedded.model import VoiceModel
+from tts_engine.embedded.rendering import MIN_HEAD_SECONDS
 from tts_engine.engine import Engine, PcmChunk, SpeechRequest, SpeechStream
 from tts_engine.errors import (
     EngineBusyError,
@@ -235,18 +236,13 @@ class TestAudio:
         at_once = await asyncio.gather(*(pcm_of(engine, request) for request in requests))
         assert at_once == in_turn
 
-    async def test_one_chunk_per_sentence(self, engine: EmbeddedEngine) -> None:
-        chunks = await read(engine.synthesize(SpeechRequest(" ".join(TELEPHONE_SENTENCES[1:4]))))
-        assert len(chunks) == 3
-        assert all(2 < chunk.seconds < 8 for chunk in chunks)
-
-    async def test_the_first_chunk_is_a_clause(self, engine: EmbeddedEngine) -> None:
-        """Somebody waits for it; a second such sentence comes whole."""
+    async def test_a_short_chunk_then_one_per_sentence(self, engine: EmbeddedEngine) -> None:
+        """Somebody waits for the first; a second such sentence comes whole."""
         text = TELEPHONE_SENTENCES[0]
         chunks = await read(engine.synthesize(SpeechRequest(f"{text} {text}")))
         first, rest, again = (chunk.seconds for chunk in chunks)
-        assert first < 0.7 * again
-        assert first + rest == pytest.approx(again, rel=0.2)
+        assert MIN_HEAD_SECONDS <= first < 1.0
+        assert first + rest == pytest.approx(again, rel=0.1)
 
 
 class TestBackpressure:

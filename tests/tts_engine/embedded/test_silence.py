@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.sentences import TELEPHONE_SENTENCES
-from tts_engine.embedded.model import MODEL_RATE, VoiceModel, speak
-from tts_engine.embedded.silence import AUDIBLE_RMS, PRE_ROLL_S, WINDOW_S, trim_start
+from tts_engine.embedded.model import VoiceModel, speak
+from tts_engine.embedded.silence import AUDIBLE_RMS, PRE_ROLL_S, WINDOW_S, first_sound, trim_start
+from tts_engine.embedded.waveform import FULL_RATE
 
 RATE = 24_000
 
@@ -43,11 +44,12 @@ def test_a_soft_onset_is_kept() -> None:
 @pytest.mark.parametrize("samples", [silence(0.5), silence(0.0), tone(0.3, AUDIBLE_RMS / 2), tone(0.002, 0.5)])
 def test_where_nothing_is_audible_nothing_is_taken(samples: np.ndarray) -> None:
     np.testing.assert_array_equal(trim_start(samples, RATE), samples)
+    assert first_sound(samples, RATE) is None
 
 
 def test_every_sentence_begins_within_a_frame_or_two(heart: VoiceModel) -> None:
     """What a caller waits for: 10 ms before the first breath, not 300."""
     for sentence in TELEPHONE_SENTENCES:
-        pcm = b"".join(piece.pcm for piece in speak(heart, sentence, 1.0, MODEL_RATE, 0))
+        pcm = b"".join(piece.pcm for piece in speak(heart, sentence, 1.0, FULL_RATE, 0))
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768
-        assert np.flatnonzero(np.abs(samples) > AUDIBLE_RMS)[0] < 0.035 * MODEL_RATE
+        assert np.flatnonzero(np.abs(samples) > AUDIBLE_RMS)[0] < 0.035 * FULL_RATE

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from tts_engine.embedded.model import VoiceModel
 from tts_engine.embedded.text import (
-    FIRST_CLAUSES_PHONEMES,
     MAX_NUMBER_DIGITS,
     MAX_PIECE_CHARS,
     cut,
-    cut_first,
     sentences,
     tame,
 )
@@ -28,17 +26,6 @@ def test_pieces_hold_everything_within_the_limits(text: str, limit: int, extra: 
     assert "".join("".join(pieces).split()) == "".join(text.split())
     if len(text) > limit:
         assert all(0 < len(piece) <= limit + extra for piece in pieces)
-
-
-@given(texts.filter(lambda text: len(text) <= 160))
-def test_a_first_piece_is_cut_once_and_only_after_a_clause(text: str) -> None:
-    first, *rest = cut_first(text)
-    assert len(rest) <= 1
-    if rest:
-        assert f"{first} {rest[0]}" == " ".join(text.split())
-        assert first[-1] in ",;:—"
-    if len(text) <= FIRST_CLAUSES_PHONEMES:
-        assert not rest
 
 
 @given(texts, st.integers(8, 60))
