@@ -82,7 +82,7 @@ def test_more_legs_are_given_more_ticks_between() -> None:
     assert {phase: phases[phase] for phase in (2, 7, 12, 17)} == dict.fromkeys((2, 7, 12, 17), 2)
 
 
-@pytest.mark.parametrize("count", [20 * FILL, 30 * FILL])
+@pytest.mark.parametrize("count", [20 * FILL, 40 * FILL])
 def test_many_legs_are_spread_evenly(count: int) -> None:
     assert phases_of(count) == dict.fromkeys(range(20), count // 20)
 
