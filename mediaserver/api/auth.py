@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -126,14 +127,18 @@ def _slow_down(state: ApiState, key: str) -> None:
 async def authorize_websocket(websocket: WebSocket, scope: Scope) -> Token:
     """The token of a handshake that is not accepted yet: in its Authorization header, or as a subprotocol.
 
-    Raises WebSocketException with a close code of 4401, 4403 or 4429. Accept with `accepted_subprotocol()`.
+    Returns when it is the connection's turn to begin: look up after that what it is for. Accept it with
+    `accepted_subprotocol()`. Raises WebSocketException with a close code of 4401, 4403 or 4429.
     """
     secret = bearer_of(websocket) or _token_subprotocol(websocket)
+    state = state_of(websocket)
     try:
-        return authorize(websocket, state_of(websocket), secret, (scope,))
+        token = authorize(websocket, state, secret, (scope,))
     except Problem as problem:
         code = {401: UNAUTHORIZED_CLOSE, 403: FORBIDDEN_CLOSE}.get(problem.status_code, TOO_MANY_CLOSE)
         raise WebSocketException(code, problem.detail) from None
+    await asyncio.sleep(state.sockets.take(time.monotonic()))
+    return token
 
 
 def accepted_subprotocol(websocket: WebSocket) -> str | None:

@@ -1,7 +1,8 @@
-"""How much anybody may ask: rate, size of bodies."""
+"""How much anybody may ask, and how many are served at once."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 BURST_S = 2.0
@@ -31,3 +32,19 @@ class RateLimiter:
         if len(self._buckets) > MAX_KEYS:
             self._buckets.popitem(last=False)
         return wait
+
+
+class Turns:
+    """Gives each who comes a moment of its own; time is given, so nothing here waits."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        """per_s: turns that begin a second. burst: that may at once after a quiet time."""
+        self._step = 1 / per_s
+        self._saved = (burst - 1) * self._step
+        self._next = -math.inf
+
+    def take(self, now: float) -> float:
+        """In how many seconds it is the turn of one who comes at `now`, in monotonic seconds."""
+        turn = max(self._next, now - self._saved)
+        self._next = turn + self._step
+        return max(0.0, turn - now)

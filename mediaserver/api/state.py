@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
 from mediaserver.api.idempotency import IdempotencyStore
-from mediaserver.api.limits import RateLimiter
+from mediaserver.api.limits import RateLimiter, Turns
 from mediaserver.api.tokens import TokenStore, tokens_path
 from mediaserver.api.urls import UrlPolicy, policy_of
 from mediaserver.call.control import CallsControl
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from mediaserver.api.agent.manager import AgentManager
     from mediaserver.api.stream.manager import StreamManager
     from mediaserver.api.webhooks.sender import WebhookSender
+
+
+SOCKETS_PER_S, SOCKETS_AT_ONCE = 100.0, 10
+"""WebSockets that begin a second, each with a millisecond or two of the event loop: when the agents of 200 calls came
+all at once, the media thread waited for the interpreter, and skipped packets."""
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class ApiState:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     "The node's metrics: what GET /v1/status is made of."
     rates: RateLimiter = field(default_factory=lambda: RateLimiter(0))
+    sockets: Turns = field(default_factory=lambda: Turns(SOCKETS_PER_S, SOCKETS_AT_ONCE))
+    "To begin, for WebSockets."
     idempotency: IdempotencyStore = field(default_factory=IdempotencyStore)
     counts: Counter[str] = field(default_factory=Counter)
     "What the interfaces count: names such as agent_messages_refused. In /v1/status, and exported as a metric."

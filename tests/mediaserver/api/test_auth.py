@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mediaserver.api.app import make_app
 from mediaserver.api.auth import SCOPES, accepted_subprotocol, authorize_websocket
+from mediaserver.api.limits import Turns
 from mediaserver.api.problems import Problem
 from mediaserver.api.server import ApiServer
 from mediaserver.api.state import ApiState
@@ -169,6 +171,26 @@ class TestWebSockets:
         async with websockets.connect(url, additional_headers=bearer(token_of(server.state, "agent"))) as socket:
             assert await socket.recv() == "test"
             assert socket.subprotocol is None
+
+    async def test_many_at_once_begin_one_after_the_other(self, server: ApiServer, url: str) -> None:
+        server.state.sockets = Turns(per_s=20, burst=1)
+        headers = bearer(token_of(server.state, "agent"))
+        begin = time.monotonic()
+
+        async def come() -> float:
+            async with websockets.connect(url, additional_headers=headers) as socket:
+                assert await socket.recv() == "test"
+                return time.monotonic() - begin
+
+        begun = sorted(await asyncio.gather(*(come() for _ in range(4))))
+        assert all(at >= 0.05 * number for number, at in enumerate(begun))
+
+    async def test_who_has_no_token_takes_no_turn(self, server: ApiServer, url: str) -> None:
+        server.state.sockets = Turns(per_s=0.001, burst=1)
+        for _ in range(2):
+            with pytest.raises(InvalidStatus):
+                await websockets.connect(url)
+        assert server.state.sockets.take(time.monotonic()) == 0.0
 
     async def test_the_subprotocol_of_browsers(self, server: ApiServer, url: str) -> None:
         """The one with the token in it is not repeated in the response."""

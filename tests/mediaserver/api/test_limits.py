@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediaserver.api.limits import MAX_KEYS, RateLimiter
+from mediaserver.api.limits import MAX_KEYS, RateLimiter, Turns
 
 
 def test_a_burst_and_then_the_rate() -> None:
@@ -63,3 +64,29 @@ def test_who_waits_as_told_gets_through(per_s: float, start: float) -> None:
     assert limiter.take("a", start) == 0.0
     wait = limiter.take("a", start)
     assert limiter.take("a", start + wait * 1.0001 + 1e-6) == 0.0
+
+
+class TestTurns:
+    def test_one_after_the_other(self) -> None:
+        turns = Turns(10, burst=1)
+        assert [turns.take(5.0) for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+        assert turns.take(5.25) == pytest.approx(0.05)
+        assert turns.take(9.0) == 0.0
+
+    @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.integers(1, 10))
+    def test_no_more_than_the_rate_and_the_burst(self, steps: list[float], burst: int) -> None:
+        turns = Turns(10, burst)
+        now, begun = 0.0, []
+        for step in steps:
+            now += step
+            wait = turns.take(now)
+            assert wait >= 0
+            begun.append(now + wait)
+        assert begun == sorted(begun)
+        for first, at in enumerate(begun):
+            within = sum(at <= other < at + 1.0 - 1e-6 for other in begun[first:])
+            assert within <= burst + 10
+
+    def test_a_quiet_time_is_saved_up_and_no_more(self) -> None:
+        turns = Turns(10, burst=3)
+        assert [turns.take(100.0) for _ in range(4)] == pytest.approx([0.0, 0.0, 0.0, 0.1])
