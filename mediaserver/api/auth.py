@@ -13,6 +13,7 @@ from fastapi import Depends, Security, WebSocket, WebSocketException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 
+from mediaserver.api.limits import Turns
 from mediaserver.api.problems import Problem
 from mediaserver.api.state import ApiState, State, state_of
 from mediaserver.api.tokens import SCOPES, Scope, Token
@@ -42,7 +43,7 @@ SUBPROTOCOL = "chatterline"
 TOKEN_SUBPROTOCOL = "chatterline.bearer."  # noqa: S105 - what comes before one
 "A browser cannot set the header of a WebSocket: its token comes as a subprotocol of this prefix."
 
-UNAUTHORIZED_CLOSE, FORBIDDEN_CLOSE, TOO_MANY_CLOSE = 4401, 4403, 4429
+TOO_EARLY_CLOSE, UNAUTHORIZED_CLOSE, FORBIDDEN_CLOSE, TOO_MANY_CLOSE = 4400, 4401, 4403, 4429
 """Close codes of WebSockets, in the range for applications (RFC 6455 section 7.4.2). Before the handshake is accepted
 the server shows them as an HTTP 403."""
 
@@ -128,7 +129,8 @@ async def authorize_websocket(websocket: WebSocket, scope: Scope) -> Token:
     """The token of a handshake that is not accepted yet: in its Authorization header, or as a subprotocol.
 
     Returns when it is the connection's turn to begin: look up after that what it is for. Accept it with
-    `accepted_subprotocol()`. Raises WebSocketException with a close code of 4401, 4403 or 4429.
+    `accepted_subprotocol()`. Raises WebSocketException with a close code of 4401, 4403 or 4429, or of 4400 where the
+    client does not wait for that.
     """
     secret = bearer_of(websocket) or _token_subprotocol(websocket)
     state = state_of(websocket)
@@ -137,8 +139,21 @@ async def authorize_websocket(websocket: WebSocket, scope: Scope) -> Token:
     except Problem as problem:
         code = {401: UNAUTHORIZED_CLOSE, 403: FORBIDDEN_CLOSE}.get(problem.status_code, TOO_MANY_CLOSE)
         raise WebSocketException(code, problem.detail) from None
-    await asyncio.sleep(state.sockets.take(time.monotonic()))
+    if not await _comes_to_its_turn(websocket, state.sockets):
+        raise WebSocketException(TOO_EARLY_CLOSE, "the client went away, or spoke, before it was let in")
     return token
+
+
+async def _comes_to_its_turn(websocket: WebSocket, turns: Turns) -> bool:
+    """Waits for it; ends at once, and leaves the queue, where the client goes away or the server stops."""
+    await websocket.receive()  # "websocket.connect": the next, as long as we have not accepted, is an end
+    turn, end = waits = [asyncio.create_task(turns.wait()), asyncio.create_task(websocket.receive())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return turn.done() and not end.done()
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def accepted_subprotocol(websocket: WebSocket) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections import OrderedDict
 
 BURST_S = 2.0
@@ -35,13 +37,26 @@ class RateLimiter:
 
 
 class Turns:
-    """Gives each who comes a moment of its own; time is given, so nothing here waits."""
+    """Gives each who comes a moment of its own."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         """per_s: turns that begin a second. burst: that may at once after a quiet time."""
         self._step = 1 / per_s
         self._saved = (burst - 1) * self._step
         self._next = -math.inf
+        self._queue = asyncio.Lock()  # lets in who came first
+
+    async def wait(self) -> None:
+        """Returns when it is the caller's turn. Who is cancelled before leaves the queue: the others wait no longer
+        for it, and a crowd that gives up and comes again does not wait behind its own ghosts.
+        """
+        async with self._queue:
+            unused = self._next
+            try:
+                await asyncio.sleep(self.take(time.monotonic()))
+            except asyncio.CancelledError:
+                self._next = unused
+                raise
 
     def take(self, now: float) -> float:
         """In how many seconds it is the turn of one who comes at `now`, in monotonic seconds."""

@@ -44,7 +44,7 @@ class Rendering:
         return self._waveform.frames_left
 
     def take(self, frames: int) -> Samples:
-        """The samples of the next frames, at the band's rate."""
+        """The samples that the next `frames` complete, of 1 to frames_left, at the band's rate (see Waveform.add)."""
         begin = len(self._features.f0) - self.frames_left
         return self._waveform.add(self._network.decode(self._features, begin, begin + frames, self.band))
 

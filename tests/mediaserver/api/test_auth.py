@@ -192,6 +192,32 @@ class TestWebSockets:
                 await websockets.connect(url)
         assert server.state.sockets.take(time.monotonic()) == 0.0
 
+    async def test_who_goes_away_while_it_waits_gives_up_its_place(self, server: ApiServer, url: str) -> None:
+        server.state.sockets = Turns(per_s=1, burst=1)
+        headers = bearer(token_of(server.state, "agent"))
+        await server.state.sockets.wait()
+        for _ in range(8):
+            with pytest.raises(TimeoutError):
+                await websockets.connect(url, additional_headers=headers, open_timeout=0.03)
+        async with asyncio.timeout(4.0), websockets.connect(url, additional_headers=headers) as socket:
+            assert await socket.recv() == "test"
+
+    async def test_a_server_that_stops_waits_for_nobodys_turn(
+        self, server: ApiServer, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server.state.sockets = Turns(per_s=0.01, burst=1)
+        headers = bearer(token_of(server.state, "agent"))
+        await server.state.sockets.wait()
+        come = [asyncio.create_task(websockets.connect(url, additional_headers=headers).__aenter__()) for _ in range(3)]
+        while server.open_connections < 3:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # until the tokens are seen
+        async with asyncio.timeout(2.0):  # less than it gives to requests under way
+            await server.close()
+        refused = await asyncio.gather(*come, return_exceptions=True)
+        assert all(isinstance(error, InvalidStatus) for error in refused)
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
     async def test_the_subprotocol_of_browsers(self, server: ApiServer, url: str) -> None:
         """The one with the token in it is not repeated in the response."""
         secret = token_of(server.state, "agent")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +93,26 @@ class TestTurns:
     def test_a_quiet_time_is_saved_up_and_no_more(self) -> None:
         turns = Turns(10, burst=3)
         assert [turns.take(100.0) for _ in range(4)] == pytest.approx([0.0, 0.0, 0.0, 0.1])
+
+    async def test_they_come_in_order(self) -> None:
+        turns = Turns(50, burst=2)
+        begun: list[tuple[int, float]] = []
+
+        async def come(number: int) -> None:
+            await turns.wait()
+            begun.append((number, time.monotonic() - begin))
+
+        begin = time.monotonic()
+        await asyncio.gather(*(come(number) for number in range(5)))
+        assert [number for number, _ in begun] == [0, 1, 2, 3, 4]
+        assert all(at >= 0.02 * (number - 1) for number, at in begun)
+
+    async def test_who_leaves_the_queue_delays_nobody(self) -> None:
+        turns = Turns(10, burst=1)
+        await turns.wait()
+        crowd = [asyncio.create_task(turns.wait()) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        for one in crowd:
+            one.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        assert 0 < turns.take(time.monotonic()) < 0.1

@@ -22,7 +22,7 @@ from tts_engine.embedded.model import (
 from tts_engine.embedded.rendering import Rendering
 from tts_engine.embedded.silence import WINDOW_S, trim_start
 from tts_engine.embedded.text import MAX_PIECE_PHONEMES
-from tts_engine.embedded.waveform import FULL_RATE, Band
+from tts_engine.embedded.waveform import FULL_RATE, NARROW, WIDE, Band
 from tts_engine.errors import EngineError
 
 
@@ -37,6 +37,7 @@ class CountingModel(VoiceModel):
         super().__init__(model._network, model._g2p, model._vocabulary)
         self.inferences = 0
         self.sentences: list[str] = []
+        self.bands: list[Band] = []
 
     def phonemize(self, sentence: str) -> list[str]:
         self.sentences.append(sentence)
@@ -44,6 +45,7 @@ class CountingModel(VoiceModel):
 
     def render(self, phonemes: str, speed: float, band: Band, rng: np.random.Generator) -> Rendering:
         self.inferences += 1
+        self.bands.append(band)
         return super().render(phonemes, speed, band, rng)
 
 
@@ -91,6 +93,14 @@ def test_length_is_that_of_the_sentences(heart: VoiceModel, rate: int) -> None:
     at_model_rate = len(spoken(heart, text, FULL_RATE)) / 2
     trims_differ = 2 * WINDOW_S * rate if rate == 8000 else 0  # at half the rate a sentence may begin a window apart
     assert abs(len(spoken(heart, text, rate)) / 2 - at_model_rate * rate / FULL_RATE) <= 1 + trims_differ
+
+
+@pytest.mark.parametrize(("rate", "band"), [(8000, NARROW), (16000, WIDE), (24000, WIDE)])
+def test_the_telephone_is_spoken_to_at_half_of_the_rate(heart: VoiceModel, rate: int, band: Band) -> None:
+    """For half of the work."""
+    model = CountingModel(heart)
+    spoken(model, "One.", rate)
+    assert model.bands == [band]
 
 
 def test_unspeakable_end_still_gets_the_resamplers_tail(heart: VoiceModel) -> None:

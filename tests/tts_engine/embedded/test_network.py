@@ -57,7 +57,7 @@ def test_any_frames_are_those_of_the_whole_but_for_the_rounding(
     expected = whole[band][begin:end]
     assert part.shape == (end - begin, PARTS * band.bins)
     difference = np.sqrt(np.mean((part - expected) ** 2))
-    assert difference < 0.15  # of log magnitudes and phases that spread over some 3: 8 bits over fewer frames
+    assert difference < 0.25  # of log magnitudes and phases that spread over some 5: 0.05, and of one frame 0.16
     assert difference < 0.1 * np.std(expected)
 
 
@@ -71,7 +71,39 @@ def test_the_halo_is_all_that_the_decoder_sees(heart: VoiceModel, features: Feat
         return float(np.max(np.abs(part - heart._network.decode(features, 100, 140, NARROW))))
 
     assert moved(100 - 28) == moved(140 + 27) == 0.0
-    assert min(moved(100 - 20), moved(140 + 20)) > 0.0
+    assert min(moved(100 - 27), moved(140 + 26)) > 0.0
+
+
+def shorten(model: onnx.ModelProto, taps: int) -> None:
+    """Makes the kernel of the decoder's last block one of so many taps."""
+    [weight] = [parameter for parameter in model.graph.initializer if parameter.name == "m.dec.7.dw.weight"]
+    values = onnx.numpy_helper.to_array(weight)[..., :taps]
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), weight.name))
+    [block] = [node for node in model.graph.node if weight.name in node.input]
+    for attribute in block.attribute:
+        if attribute.name == "kernel_shape":
+            attribute.ints[:] = [taps]
+        if attribute.name == "pads":
+            attribute.ints[:] = [taps // 2, taps // 2]
+
+
+def test_the_halo_is_counted(tmp_path: Path, heart: VoiceModel, features: Features) -> None:
+    """A network that sees less, or more, is not decoded with the frames that ours needs."""
+    model = onnx.load(voice_path("heart"))
+    shorten(model, 3)
+    onnx.save(model, tmp_path / "shorter.onnx")
+    shorter = Network(str(tmp_path / "shorter.onnx"), (NARROW,))
+    assert (heart._network._halo, shorter._halo) == (27, 25)
+    assert shorter.decode(features, 100, 140, NARROW).shape == (40, PARTS * NARROW.bins)
+
+
+def test_a_file_need_not_tell_the_shapes_within(tmp_path: Path, heart: VoiceModel, features: Features) -> None:
+    model = onnx.load(voice_path("heart"))
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    bare = Network(str(tmp_path / "bare.onnx"), (NARROW,))
+    expected = heart._network.decode(features, 100, 140, NARROW)
+    np.testing.assert_array_equal(bare.decode(features, 100, 140, NARROW), expected)
 
 
 def test_another_graph_is_refused(tmp_path: Path) -> None:
@@ -82,3 +114,15 @@ def test_another_graph_is_refused(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph), path)
     with pytest.raises(ValueError, match=r"0 nodes use 'm\.dec_in\.weight'"):
         Network(str(path), (NARROW,))
+
+
+def test_a_spectrum_of_other_bins_is_refused(tmp_path: Path) -> None:
+    """At once, not when the first text is spoken."""
+    model = onnx.load(voice_path("heart"))
+    for parameter in model.graph.initializer:
+        if parameter.dims and parameter.dims[-1] == 601 * PARTS:
+            values = onnx.numpy_helper.to_array(parameter)[..., : 513 * PARTS]
+            parameter.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), parameter.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=r"\[2565\] columns, not 3005"):
+        Network(str(tmp_path / "other.onnx"), (NARROW,))

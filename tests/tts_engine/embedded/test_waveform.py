@@ -65,6 +65,7 @@ CASES = {
     "free phase": {"lr": -2.0, "phi": np.random.default_rng(1).uniform(-3, 3, (BINS, FRAMES))},
     "a low voice": {"lh": -1.0, "f0": 120.0},
     "a high voice": {"lh": -1.0, "f0": 300.0, "theta": 0.5},
+    "more than may be": {"ln": 9.0},
     "all, and a voice that rises": {"ln": -2.0, "lr": -3.0, "phi": 1.0, "lh": -1.0, "f0": np.linspace(90, 260, FRAMES)},
 }
 
@@ -99,6 +100,15 @@ def test_what_is_given_is_all_that_later_frames_leave_alone(cut: int) -> None:
     assert made.frames_left == FRAMES
     assert len(made.add(spectra_of(parts, NARROW)[:cut])) == max(0, cut - 2) * NARROW.hop
     assert made.frames_left == FRAMES - cut
+
+
+def test_the_bin_at_half_of_the_rate_is_left_out_where_there_are_more() -> None:
+    """Sound of just 6 kHz would fold onto itself at 12 kHz; 12 kHz is the network's own last bin."""
+    levels = np.full((BINS, 1), -30.0)
+    levels[NARROW.bins - 1] = levels[WIDE.bins - 1] = 2.0
+    assert np.max(np.abs(waveform(NARROW, outputs(ln=levels), np.random.default_rng(0)))) < 1e-6
+    levels[NARROW.bins - 1] = -30.0
+    assert np.max(np.abs(waveform(WIDE, outputs(ln=levels), np.random.default_rng(0)))) > 1e-3
 
 
 def test_nothing_gives_silence() -> None:
