@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -237,8 +237,10 @@ class Decoder:
 
         options = {"sample_rate": str(_RAW_RATE)} if self._form in _RAW_TYPES.values() else {}
         try:
+            # Titles in other encodings than UTF-8: PyAV 19 takes them, those before have to be told.
+            lenient: Any = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
             container = self._container = av.open(
-                io.BytesIO(self._body), "r", format=self._form, options=options, metadata_errors="ignore"
+                io.BytesIO(self._body), "r", format=self._form, options=options, **lenient
             )
             if not container.streams.audio:
                 raise SoundError("there is no audio in it")

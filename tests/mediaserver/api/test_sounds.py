@@ -155,6 +155,13 @@ class TestDecoder:
             with contextlib.suppress(SoundError):
                 decoded(rng.bytes(size), form)
 
+    def test_a_title_that_is_not_utf8(self):
+        """Old recorders write in Latin-1; nobody reads it here."""
+        title = b"INFOINAM\x08\x00\x00\x00Caf\xe9 ol\xe9"
+        body = recorded("wav", "pcm_s16le", 8000) + b"LIST" + len(title).to_bytes(4, "little") + title
+        body = body[:4] + (len(body) - 8).to_bytes(4, "little") + body[8:]
+        assert len(decoded(body, "wav")) / 16000 == pytest.approx(1.0, abs=0.01)
+
     def test_a_file_that_is_cut_short_plays_as_far_as_it_goes(self):
         body = recorded("wav", "pcm_s16le", 8000)
         assert len(decoded(body[: len(body) // 2], "wav")) / 16000 == pytest.approx(0.5, abs=0.05)
