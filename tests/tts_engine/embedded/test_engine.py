@@ -236,6 +236,13 @@ class TestAudio:
         at_once = await asyncio.gather(*(pcm_of(engine, request) for request in requests))
         assert at_once == in_turn
 
+    async def test_one_chunk_per_sentence(self, engine: EmbeddedEngine) -> None:
+        """Of up to 5 s; but for the first, which comes in two."""
+        text = " ".join(TELEPHONE_SENTENCES[number] for number in (1, 3, 1))
+        first, rest, *others = await read(engine.synthesize(SpeechRequest(text)))
+        assert len(others) == 2
+        assert all(2 < seconds < 8 for seconds in (first.seconds + rest.seconds, *(chunk.seconds for chunk in others)))
+
     async def test_a_short_chunk_then_one_per_sentence(self, engine: EmbeddedEngine) -> None:
         """Somebody waits for the first; a second such sentence comes whole."""
         text = TELEPHONE_SENTENCES[0]

@@ -11,6 +11,8 @@ from hibari import dsp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.sentences import TELEPHONE_SENTENCES
+from tts_engine.embedded.model import VoiceModel
 from tts_engine.embedded.waveform import FULL_RATE, NARROW, PARTS, WIDE, Band, Waveform
 
 FRAMES = 200
@@ -83,6 +85,20 @@ class TestEachBranchIsHibaris:
         assert len(ours) == FRAMES * NARROW.hop
         full, ours = (soxr.resample(wave, rate, 8000) for wave, rate in ((full, FULL_RATE), (ours, NARROW.rate)))
         assert error_db(full[400:-400], ours[400:-400]) < -45
+
+
+@pytest.mark.parametrize("sentence", TELEPHONE_SENTENCES[:5])
+def test_real_speech_is_equal_to_within_what_the_line_adds(heart: VoiceModel, sentence: str) -> None:
+    """Mu-law's own noise is at some -37 dB."""
+    ids = np.asarray([0, *(heart._vocabulary[symbol] for symbol in heart.phonemize(sentence)[0]), 0], np.int64)
+    features = heart._network.plan(ids, 1.0)
+    frames = len(features.f0)
+    spectra = heart._network.decode(features, 0, frames, WIDE)
+    parts = [*(part.T for part in np.split(spectra, PARTS, axis=1)), features.f0]
+    full = dsp.synth(*parts, SameNoise(frames))
+    assert error_db(full, waveform(WIDE, parts, SameNoise(frames))) < -70
+    narrow = waveform(NARROW, parts, SameNoise(frames, NARROW.bins))
+    assert error_db(soxr.resample(full, FULL_RATE, 8000), soxr.resample(narrow, NARROW.rate, 8000)) < -34
 
 
 @given(cuts=st.lists(st.integers(0, FRAMES - 1), max_size=8).map(sorted), band=st.sampled_from([NARROW, WIDE]))
